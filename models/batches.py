@@ -1,0 +1,78 @@
+"""Batches of token sequences: the plan that fixes which sequences share a batch, and padding."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Padded sequences.
+
+    Attributes:
+        input_ids_BT: int64, [B, T]; padding holds id 0.
+        attention_mask_BT: int64, [B, T]; 1 on tokens, 0 on padding.
+        weights_BT: float32, [B, T]; the weight w_u of each token in the objective (DESIGN 3): 1 on response tokens, 0 elsewhere.
+    """
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    weights_BT: Tensor
+
+    @property
+    def position_ids_BT(self) -> Tensor:
+        """Positions counted over real tokens only (int64, [B, T]), so that padding on either side changes nothing."""
+        return (self.attention_mask_BT.cumsum(-1) - 1).clamp_min(0)
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        """Copy to a device."""
+        return TokenBatch(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.weights_BT.to(device))
+
+
+def collate(token_ids: Sequence[Sequence[int]], response_positions: Sequence[Sequence[int]], *, pad_left: bool = False) -> TokenBatch:
+    """Pad sequences to the longest and mark their response tokens.
+
+    Args:
+        token_ids: ids of each sequence, at least one sequence, none empty.
+        response_positions: 0-based positions of the response tokens of each sequence.
+        pad_left: put the padding before the tokens instead of behind them.
+
+    Returns:
+        the batch on the CPU; response tokens have weight 1.
+    """
+    lengths = [len(ids) for ids in token_ids]
+    width = max(lengths)
+    input_ids_BT = torch.zeros(len(lengths), width, dtype=torch.long)
+    attention_mask_BT = torch.zeros_like(input_ids_BT)
+    weights_BT = torch.zeros(len(lengths), width)
+    for row, (ids, positions, length) in enumerate(zip(token_ids, response_positions, lengths, strict=True)):
+        first = width - length if pad_left else 0
+        input_ids_BT[row, first : first + length] = torch.as_tensor(ids)
+        attention_mask_BT[row, first : first + length] = 1
+        weights_BT[row, torch.as_tensor(positions, dtype=torch.long) + first] = 1.0
+    return TokenBatch(input_ids_BT, attention_mask_BT, weights_BT)
+
+
+def plan_batches(lengths: Iterable[tuple[str, int]], batch_tokens: int) -> list[list[str]]:
+    """Group sequences into batches of at most `batch_tokens` padded tokens.
+
+    The plan depends on the contents alone: sequences are sorted by length, then by id, longest first, so that neighbours need
+    little padding and a lack of memory shows in the first batch. A sequence longer than the budget gets a batch of its own.
+
+    Args:
+        lengths: (sequence_id, number of tokens) in any order.
+        batch_tokens: budget in tokens, padding counted.
+
+    Returns:
+        sequence ids of each batch.
+    """
+    batches: list[list[str]] = []
+    width = 0
+    for sequence_id, length in sorted(lengths, key=lambda item: (-item[1], item[0])):
+        if not batches or width * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+            width = length
+        batches[-1].append(sequence_id)
+    return batches

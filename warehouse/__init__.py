@@ -1,0 +1,1 @@
+"""DuckDB side of AlphaToken: schema, writes, policies, releases, streams. No torch, no Prefect."""
