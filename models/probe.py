@@ -21,9 +21,6 @@ from models.batches import TokenBatch
 from models.losses import counted, entropies, model_inputs, token_losses
 from models.tangents import Tangents, carried_by
 
-CODE_VERSION = 1
-"""Bumped by hand when the same inputs would give other values."""
-
 Direction = Mapping[str, Tensor]
 """Parameter name (as in `model.named_parameters()`) to a tensor of its shape; absent parameters are out of scope."""
 
@@ -45,11 +42,24 @@ class ProbeResult:
     entropy_BT: Tensor
 
 
-def probe(model: nn.Module, batch: TokenBatch, directions: Mapping[str, Direction]) -> ProbeResult:
+@dataclass(frozen=True)
+class ScaledDirections:
+    """Directions ready for a pass: on the model's device, in its dtype, with the norm of the parameters in their scope.
+
+    Attributes:
+        tensors: name to scaled direction.
+        factors: name to the factor that turns a value of the scaled direction into one of the original.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    factors: dict[str, float]
+
+
+def probe(model: nn.Module, batch: TokenBatch, directions: Mapping[str, Direction] | ScaledDirections) -> ProbeResult:
     """Value every response token of a batch against several directions, exactly, on both axes, in one pass.
 
     Directions are scaled to the norm of the parameters they belong to while they travel through the network and the values
-    scaled back, so that half precision neither under- nor overflows.
+    scaled back, so that half precision neither under- nor overflows. Over many batches, scale once with `scale_directions`.
 
     Args:
         model: a causal language model of transformers, in eval mode, all parameters frozen (`requires_grad` False).
@@ -66,7 +76,8 @@ def probe(model: nn.Module, batch: TokenBatch, directions: Mapping[str, Directio
     """
     if any(p.requires_grad for p in model.parameters()):
         raise ValueError("probe: the model has parameters with requires_grad; call model.requires_grad_(False).eval() first")
-    scaled, factors = scale_directions(model, directions)
+    prepared = directions if isinstance(directions, ScaledDirections) else scale_directions(model, directions)
+    scaled, factors = prepared.tensors, prepared.factors
     rows_N, positions_N = counted(batch)
     wide = _with_telling_width(model, batch)
     mode = Tangents(len(scaled), _head_weight(model), rows_N, positions_N, wide.input_ids_BT.shape)
@@ -109,11 +120,11 @@ def _with_telling_width(model: nn.Module, batch: TokenBatch) -> TokenBatch:
     return TokenBatch(*(functional.pad(t, (0, 1)) for t in (batch.input_ids_BT, batch.attention_mask_BT, batch.weights_BT)))
 
 
-def scale_directions(model: nn.Module, directions: Mapping[str, Direction]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+def scale_directions(model: nn.Module, directions: Mapping[str, Direction]) -> ScaledDirections:
     """Bring directions to the model's device and dtype, with the norm of the parameters in their scope.
 
     Returns:
-        (scaled directions, factor per direction that turns a value of the scaled direction into one of the original).
+        the directions as `probe` takes them.
 
     Raises:
         ValueError: a direction names a parameter the model has not, or has another shape.
@@ -136,7 +147,7 @@ def scale_directions(model: nn.Module, directions: Mapping[str, Direction]) -> t
         scaled[name] = {
             k: (t.double() / factors[name]).to(device=parameters[k].device, dtype=parameters[k].dtype) for k, t in direction.items()
         }
-    return scaled, factors
+    return ScaledDirections(scaled, factors)
 
 
 def total_norm(tensors: Iterable[Tensor]) -> float:

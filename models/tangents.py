@@ -267,9 +267,9 @@ def _jvp(
         tangents = getattr(value, "_tangents", None)
         if tangents is None or tangents[k] is None or (parameters_only and not _is_parameter_like(value)):
             return value.detach()
-        return forward_ad.make_dual(value.detach(), tangents[k])
+        return forward_ad.make_dual(value.detach(), tangents[k])  # type: ignore[no-untyped-call]
 
-    with torch.no_grad(), forward_ad.dual_level():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), forward_ad.dual_level():
         output = func(*tree_map(dual, args), **tree_map(dual, kwargs))
         return [forward_ad.unpack_dual(o).tangent for o in _float_tensors(output)]  # type: ignore[no-untyped-call]
 

@@ -1,0 +1,1 @@
+"""Order and parameters of runs, the command line, deployments."""

@@ -1,0 +1,211 @@
+"""The command line: `alphatoken`. Heavy imports happen inside the commands that need them."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Value every response token of a data set, keep the values in SQL, mask the tokens of low value, train on the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DEFAULT_CONFIG = Path("alphatoken.yaml")
+
+Config = Annotated[Path, typer.Argument(help="The configuration file.", show_default=True)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be given several times.")
+]
+
+
+def main() -> None:
+    """Run the command line; faults of input end with one clear line and status 1."""
+    from tasks.quiet import configure
+
+    configure()
+    try:
+        app()
+    except BaseException as error:
+        if not _is_expected(error):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Whether a message says it all: faults of data, settings, files and SQL; anything else keeps its traceback."""
+    if os.environ.get("ALPHATOKEN_TRACEBACK"):
+        return False
+    module = type(error).__module__ or ""
+    ours = module.startswith(("tasks", "warehouse", "models", "flows"))
+    return ours or module.startswith(("duckdb", "_duckdb")) or isinstance(error, ValueError | OSError | ImportError | MemoryError)
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Option(help="Reference model: folder or hub name.")],
+    train: Annotated[str, typer.Option(help="Training data: file, glob, data set folder or hub name.")],
+    validation: Annotated[str, typer.Option(help="Validation data: a small clean sample of the target task.")],
+    path: Annotated[Path, typer.Argument(help="Where to write.")] = _DEFAULT_CONFIG,
+    evaluation: Annotated[str | None, typer.Option(help="Evaluation data, other rows of the target task.")] = None,
+    retention: Annotated[str | None, typer.Option(help="Text that the model knows, to measure forgetting.")] = None,
+) -> None:
+    """Write a commented configuration file."""
+    from flows.template import configuration_text
+
+    if path.exists():
+        raise FileExistsError(f"{path} exists; give another path, or remove it first")
+    path.write_text(configuration_text(model, train, validation, evaluation, retention), encoding="utf-8")
+    typer.echo(f"wrote {path}; next: alphatoken value {path}")
+
+
+@app.command()
+def value(
+    config: Config = _DEFAULT_CONFIG,
+    set_: Set = None,
+    refresh_scoring: Annotated[bool, typer.Option(help="Remake the pinned warm-up checkpoint, Fisher and directions.")] = False,
+) -> None:
+    """Ingest, tokenize, make directions, score, mask, release: only what changed."""
+    _value(config, set_ or [], refresh_scoring)
+
+
+@app.command()
+def mask(
+    config: Config = _DEFAULT_CONFIG,
+    set_: Set = None,
+    policy: Annotated[str | None, typer.Option(help="One policy of the configuration; all of them when absent.")] = None,
+) -> None:
+    """Mask again from stored values; no model is loaded."""
+    from flows.value_tokens import mask_tokens
+    from reports.terminal import print_rows, rows
+
+    began = time.monotonic()
+    done = mask_tokens(str(config), list(set_ or []), policy)
+    print_rows(rows(done.counts))
+    _say_release(done, began)
+
+
+@app.command()
+def train(
+    config: Config = _DEFAULT_CONFIG,
+    set_: Set = None,
+    policy: Annotated[str | None, typer.Option(help="Whose mask to train on; training.policy when absent.")] = None,
+) -> None:
+    """Fine-tune on a mask of the current release; measure target and retention loss before and after."""
+    _train(config, set_ or [], policy)
+
+
+@app.command()
+def run(
+    config: Config = _DEFAULT_CONFIG,
+    set_: Set = None,
+    refresh_scoring: Annotated[bool, typer.Option(help="Remake the pinned warm-up checkpoint, Fisher and directions.")] = False,
+) -> None:
+    """Do `value`, then `train`."""
+    _value(config, set_ or [], refresh_scoring)
+    _train(config, set_ or [], None)
+
+
+def _value(config: Path, overrides: list[str], refresh_scoring: bool) -> None:
+    from flows.value_tokens import value_tokens
+    from reports.terminal import print_rows, rows
+
+    began = time.monotonic()
+    done = value_tokens(str(config), overrides, refresh_scoring)
+    print_rows(rows(done.counts))
+    _say_release(done, began)
+
+
+def _say_release(done: Any, began: float) -> None:
+    state = "written" if done.wrote_release else "unchanged, nothing was written"
+    typer.echo(f"release {done.release_id} in {done.warehouse}: {state} ({time.monotonic() - began:.1f} s)")
+
+
+def _train(config: Path, overrides: list[str], policy: str | None) -> None:
+    from flows.train_masked import train_masked
+    from reports.terminal import print_rows, training_rows
+
+    began = time.monotonic()
+    receipt = train_masked(str(config), overrides, policy)
+    print_rows(training_rows(receipt.metrics))
+    state = "trained" if receipt.trained else "unchanged, not trained again"
+    typer.echo(
+        f"training {receipt.training_id[:12]} on mask {receipt.policy!r}: {state}; {receipt.checkpoint} ({time.monotonic() - began:.1f} s)"
+    )
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL query; the views are listed in the README.")],
+    format_: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Form of the answer.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
+    warehouse: Annotated[Path | None, typer.Option(help="The warehouse's folder; that of alphatoken.yaml when absent.")] = None,
+) -> None:
+    """Ask the current release; read-only, also while a run is writing."""
+    from reports.terminal import print_answer
+    from warehouse.read import read
+
+    with read(warehouse or _warehouse_here()) as reader:
+        frame = reader.sql(query)
+        typer.echo(
+            f"release {reader.release.release_id}, {_age(reader.release.age_s())} old{_busy(reader.release.folder.parent.parent)}", err=True
+        )
+        print_answer(frame, format_, out)
+
+
+@app.command()
+def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
+    """Show snapshots, scorings, masks, runs and bad rows, and what the next run would do and cost."""
+    from reports.terminal import print_status
+    from tasks import status as plans
+    from tasks.settings import load
+    from warehouse.read import read
+    from warehouse.release import NoReleaseError
+
+    loaded = load(config, set_ or [])
+    try:
+        with read(loaded.warehouse_folder) as reader:
+            head = f"release {reader.release.release_id}, {_age(reader.release.age_s())} old{_busy(loaded.warehouse_folder)}, in {loaded.warehouse_folder}"
+            warning = plans.STABILITY_HINT if plans.stability_is_zero(reader) else None
+            print_status(reader, head, warning, plans.pinned(reader), plans.plan(loaded, reader))
+    except NoReleaseError:
+        typer.echo(f"no warehouse yet at {loaded.warehouse_folder}; `alphatoken value {config}` values everything")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Where to put the demo; a folder of the user's cache when absent.")] = None,
+) -> None:
+    """Show the main job on a small generated world: nothing is downloaded, two minutes on two cores."""
+    from flows.demo import run_demo
+
+    run_demo(folder)
+
+
+def _warehouse_here() -> Path:
+    """Find the warehouse of the configuration in this folder."""
+    from tasks.settings import load
+
+    if not _DEFAULT_CONFIG.is_file():
+        raise FileNotFoundError("there is no alphatoken.yaml in this folder; name the warehouse with --warehouse FOLDER")
+    return load(_DEFAULT_CONFIG).warehouse_folder
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _busy(folder: Path) -> str:
+    """Say when a run is writing a newer state at this moment."""
+    from warehouse.connect import current_writer
+
+    holder = current_writer(folder)
+    return f"; {holder} is writing a newer one" if holder else ""

@@ -1,0 +1,184 @@
+"""Settings of the numerics, and the versions of their code. No torch here: the command line reads this without loading it."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 1}
+"""Bumped by hand when the same inputs give other numbers; part of every identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The reference model: the pre-trained weights θ_ref that stability protects and training starts from.
+
+    Attributes:
+        reference: folder of a model saved with `save_pretrained`, or a hub name.
+        scoring: folder or hub name of the scoring model θ; None = warm one up from the reference.
+        revision: revision of a hub name.
+        device: `auto` takes CUDA when present.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    reference: str
+    scoring: str | None = None
+    revision: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupSettings:
+    """A short full-token fine-tune of the reference: makes the scoring model θ, and the drift that stability needs.
+
+    Attributes:
+        steps: optimizer steps; 0 scores at the reference itself, where stability is zero.
+        batch_size: sequences per step.
+        learning_rate: peak of AdamW's schedule (linear warm-up over a tenth of the steps, cosine to a tenth of the peak).
+        seed: seed of the order of sequences.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    steps: int = 100
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise ValueError(
+                f"scoring.warmup: steps {self.steps} (at least 0), batch_size {self.batch_size} (at least 1), "
+                f"learning_rate {self.learning_rate} (above 0)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherSettings:
+    """The diagonal Fisher of the reference on text it samples itself (DESIGN 3.1).
+
+    Attributes:
+        num_sequences: sequences sampled, one gradient each.
+        num_tokens: tokens sampled per sequence at most; a sequence ends early at its end-of-text token.
+        seed: seed of the sampling.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    num_sequences: int = 256
+    num_tokens: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_sequences < 1 or self.num_tokens < 1:
+            raise ValueError(
+                f"scoring.fisher: num_sequences {self.num_sequences} and num_tokens {self.num_tokens}; both must be at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """How tokens are valued.
+
+    Attributes:
+        estimator: `exact`, the position × loss matrix of DESIGN 3.2.
+        dtype: numbers the scoring pass computes in; values are stored in float32. Directions are always made in float32.
+        batch_tokens: tokens of one batch, padding counted; halved when memory runs out.
+        part_tokens: tokens of one part, the file that a killed run keeps: about a minute of work.
+        scope_exclude: patterns of parameter names (`*` wildcards) that no direction covers.
+        warmup: how the scoring model is made when `model.scoring` names none.
+        fisher: how the Fisher of the reference is estimated.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    estimator: Literal["exact"] = "exact"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = 8192
+    part_tokens: int = 262144
+    scope_exclude: tuple[str, ...] = ()
+    warmup: WarmupSettings = field(default_factory=WarmupSettings)
+    fisher: FisherSettings = field(default_factory=FisherSettings)
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1 or self.part_tokens < self.batch_tokens:
+            raise ValueError(
+                f"scoring: batch_tokens {self.batch_tokens} must be at least 1 and part_tokens {self.part_tokens} at least batch_tokens"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters instead of full fine-tuning (needs the `peft` extra).
+
+    Attributes:
+        rank: rank of the adapters.
+        alpha: scale; the update is alpha / rank times B A.
+        dropout: dropout on the adapters' input.
+        target_modules: names of the layers to adapt, `all-linear` for all.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"training.lora: rank {self.rank} (at least 1), dropout {self.dropout} (in [0, 1))")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Fine-tuning on a mask.
+
+    Attributes:
+        policy: whose mask; `full` trains on every response token.
+        start: weights to start from: the reference, or the scoring model.
+        epochs: passes over the data; ignored when max_steps is given.
+        max_steps: optimizer steps.
+        batch_size: sequences per device and step of accumulation.
+        gradient_accumulation: batches per optimizer step; the loss is a mean over the kept tokens of all of them.
+        learning_rate: peak learning rate of AdamW.
+        schedule: learning-rate schedule, a name that transformers knows.
+        warmup_steps: steps of linear rise.
+        weight_decay: AdamW's weight decay.
+        dtype: float32 or bfloat16 mixed precision.
+        seed: seed of order, dropout and adapters.
+        save_steps: a checkpoint every so many steps, from which a killed run goes on.
+        output: folder of checkpoints; relative to the configuration file.
+        lora: train adapters instead of all weights.
+        report_to: trackers of transformers to report to; nothing by default.
+        evaluation_limit: sequences measured at most, of the evaluation set and of the retention text each.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    policy: str = "default"
+    start: Literal["reference", "scoring"] = "reference"
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    learning_rate: float = 5e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    save_steps: int = 200
+    output: str = "runs"
+    lora: LoraSettings | None = None
+    report_to: tuple[str, ...] = ()
+    evaluation_limit: int = 300
+
+    def __post_init__(self) -> None:
+        positive = {"batch_size": self.batch_size, "gradient_accumulation": self.gradient_accumulation, "save_steps": self.save_steps}
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"training.{name} is {value}; it must be at least 1")
+        if self.epochs <= 0 or (self.max_steps is not None and self.max_steps < 1) or self.learning_rate <= 0:
+            raise ValueError(
+                f"training: epochs {self.epochs}, max_steps {self.max_steps}, learning_rate {self.learning_rate}; all must be positive"
+            )

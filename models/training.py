@@ -1,0 +1,72 @@
+"""A plain, seeded training loop on token sequences: warms the scoring model up, and pre-trains the demo's model."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from models.batches import TokenBatch, collate
+from models.losses import counted, log_probabilities, model_inputs, token_losses
+from models.settings import WarmupSettings
+
+Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""(token ids, positions that count in the loss) of each sequence."""
+
+
+def fit(
+    model: nn.Module, sequences: Sequences, settings: WarmupSettings, progress: Callable[[int, int, float], None] | None = None
+) -> nn.Module:
+    """Train a model in place on the mean loss of the counted tokens of each batch, then freeze it.
+
+    Each pass goes through a new permutation of the sequences. The run is a function of the model, the sequences in their order
+    and the settings; the global random state is left alone.
+
+    Args:
+        model: the model, on its device.
+        sequences: training sequences.
+        settings: steps, batch size, learning rate, seed.
+        progress: called with (steps done, all steps, loss of the batch).
+
+    Returns:
+        the same model, frozen, in eval mode (no dropout is used while training either).
+
+    Raises:
+        ValueError: there are no sequences.
+    """
+    if not sequences:
+        raise ValueError("there are no sequences to train on")
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(settings.seed)
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings.steps))
+    order: list[int] = []
+    for step in range(settings.steps):
+        while len(order) < settings.batch_size:
+            order += torch.randperm(len(sequences), generator=generator).tolist()
+        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+        batch = collate([sequences[i][0] for i in chosen], [sequences[i][1] for i in chosen]).to(device)
+        loss = _step(model, batch, optimizer)
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, settings.steps, loss)
+    return model.requires_grad_(False).eval()
+
+
+def _step(model: nn.Module, batch: TokenBatch, optimizer: torch.optim.Optimizer) -> float:
+    rows_N, positions_N = counted(batch)
+    log_probs_NV = log_probabilities(model(**model_inputs(batch)).logits, rows_N, positions_N)
+    loss = token_losses(log_probs_NV, batch.input_ids_BT[rows_N, positions_N]).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_((p for group in optimizer.param_groups for p in group["params"]), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _learning_rate_factor(step: int, steps: int) -> float:
+    rise = max(1, steps // 10)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

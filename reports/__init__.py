@@ -1,0 +1,1 @@
+"""What people look at: terminal output, tables. Reads the warehouse; no Prefect, no torch."""

@@ -1,0 +1,68 @@
+"""Short texts and tables about runs, for the terminal and for Prefect's artifacts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Describe what each stage of `value_tokens` did.
+
+    Returns:
+        (stage, sentence) in order.
+    """
+    lines: list[tuple[str, str]] = []
+    if "ingest" in counts:
+        one = counts["ingest"]
+        lines.append(("ingest", f"{one['num_examples']:,} examples from {one['num_rows']:,} rows, {one['num_rejected']:,} rows set aside"))
+    if "tokenize" in counts:
+        one = counts["tokenize"]
+        lines.append((
+            "tokenize",
+            f"{one['num_tokenized']:,} examples tokenized now; {one['num_sequences']:,} sequences with {one['num_tokens']:,} tokens, "
+            f"{one['num_response_tokens']:,} of them response tokens; {one['num_prompts_cut']:,} prompts and "
+            f"{one['num_responses_cut']:,} responses cut, {one['num_rejected']:,} examples rejected",
+        ))
+    if "directions" in counts:
+        one = counts["directions"]
+        zero = "; STABILITY IS ZERO: the scoring model is the reference" if one["stability_is_zero"] else ""
+        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}"))
+    if "score" in counts:
+        one = counts["score"]
+        rate = f", {one['num_tokens'] / one['seconds']:,.0f} tokens/s" if one["num_tokens"] else ""
+        bad = f"; {one['num_not_finite']:,} values not finite, stored as NULL" if one["num_not_finite"] else ""
+        text = f"{one['num_tokens']:,} tokens of {one['num_sequences']:,} sequences scored in {one['seconds']:.1f} s{rate}{bad}"
+        lines.append(("score", text))
+    for one in counts.get("masks", []):
+        share = one["num_kept"] / one["num_tokens"] if one["num_tokens"] else 0.0
+        state = "written" if one["written"] else "unchanged"
+        lines.append((f"mask {one['policy']}", f"{one['num_kept']:,} of {one['num_tokens']:,} response tokens kept ({share:.1%}), {state}"))
+    return lines
+
+
+def markdown(counts: Mapping[str, Any]) -> str:
+    """Write a run's summary as a markdown table."""
+    return "| stage | what was done |\n|---|---|\n" + "\n".join(f"| {stage} | {text} |" for stage, text in rows(counts))
+
+
+def training_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Describe what a training measured.
+
+    Returns:
+        (metric, sentence) in order.
+    """
+    lines = [
+        (name.replace("_", " "), f"{metrics[f'{name}_before']:.4f} → {metrics[name]:.4f} nats/token")
+        for name in ("target_loss", "retention_loss")
+        if name in metrics
+    ]
+    if "supervised_tokens_per_epoch" in metrics:
+        lines.append(("supervised tokens", f"{metrics['supervised_tokens_per_epoch']:,.0f} per epoch, equal to the store's"))
+    return lines
+
+
+def training_markdown(policy: str, trained: bool, metrics: Mapping[str, float]) -> str:
+    """Write a training's summary as a markdown table."""
+    head = f"Mask of policy `{policy}`" + ("" if trained else " (unchanged, not trained again)")
+    return f"{head}\n\n| metric | before → after |\n|---|---|\n" + "\n".join(
+        f"| {name} | {text} |" for name, text in training_rows(metrics)
+    )

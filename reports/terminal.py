@@ -1,0 +1,129 @@
+"""Terminal output: summaries, answers to SQL, status, a response coloured by its tokens' values."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.summary import rows, training_rows
+from warehouse.read import Reader
+
+__all__ = ["print_answer", "print_response", "print_rows", "print_status", "rows", "training_rows"]
+
+_MAX_ROWS = 40
+
+
+def print_rows(lines: Iterable[tuple[str, str]], title: str | None = None) -> None:
+    """Print (label, sentence) lines in two columns."""
+    table = Table(show_header=False, box=None, title=title, title_justify="left", title_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in lines:
+        table.add_row(label, Text(text))
+    Console().print(table)
+
+
+def print_answer(frame: pl.DataFrame, form: str, out: Path | None) -> None:
+    """Write the answer to a query.
+
+    Args:
+        frame: the answer.
+        form: table, csv, json (an array of objects) or parquet.
+        out: file to write; standard output when absent.
+
+    Raises:
+        ValueError: Parquet or a table cannot go where it was asked to.
+    """
+    if form == "parquet":
+        if out is None:
+            raise ValueError("Parquet cannot be printed; name a file with --out")
+        frame.write_parquet(out)
+    elif form in ("csv", "json"):
+        flat = frame if form == "json" else _without_nesting(frame)
+        text = flat.write_json() if form == "json" else flat.write_csv()
+        if out is None:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        else:
+            out.write_text(text, encoding="utf-8")
+    elif out is not None:
+        raise ValueError("a table is for the terminal; choose --format csv, json or parquet for a file")
+    else:
+        _print_frame(frame)
+
+
+def _without_nesting(frame: pl.DataFrame) -> pl.DataFrame:
+    """Write lists as JSON text: CSV has none."""
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+    return frame.with_columns(pl.col(name).map_elements(lambda v: str(v.to_list()), return_dtype=pl.String) for name in nested)
+
+
+def _print_frame(frame: pl.DataFrame) -> None:
+    table = Table()
+    for name, kind in frame.schema.items():
+        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in frame.head(_MAX_ROWS).iter_rows():
+        table.add_row(*(Text(_cell(value)) for value in row))
+    Console().print(table)
+    if len(frame) > _MAX_ROWS:
+        Console(stderr=True).print(f"{_MAX_ROWS} of {len(frame):,} rows; --format csv, json or parquet gives all")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def print_status(
+    reader: Reader, head: str, warning: str | None, pinned: Sequence[tuple[str, str]], plan: Sequence[tuple[str, str]]
+) -> None:
+    """Print what a warehouse holds and what the next run would do."""
+    console = Console()
+    console.print(Text(head, style="bold"))
+    if warning is not None:
+        console.print(Text(f"WARNING {warning}", style="bold red"))
+    for title, query in (
+        ("snapshots", "SELECT role, snapshot_id[:8] AS snapshot, is_current, num_examples, num_rows, num_rejected, created_at FROM snapshots ORDER BY created_at DESC LIMIT 6"),
+        ("scorings", "SELECT scoring_id[:8] AS scoring, is_current, settings ->> '$.scoring.name' AS model, settings ->> '$.estimator' AS estimator, created_at FROM scorings ORDER BY created_at DESC LIMIT 5"),
+        ("masks", "SELECT policy, mask_id[:8] AS mask, is_current, num_kept, num_tokens, kept_share FROM masks ORDER BY is_current DESC, policy LIMIT 8"),
+        ("runs", "SELECT flow, state, started_at, duration_s, run_id[:8] AS run FROM runs ORDER BY started_at DESC LIMIT 6"),
+        ("bad rows", "SELECT stage, reason, count(*) AS num_rows FROM rejected_rows GROUP BY ALL ORDER BY num_rows DESC"),
+    ):  # fmt: skip
+        frame = reader.sql(query)
+        console.print(Text(title if len(frame) else f"{title}: none", style="bold"))
+        if len(frame):
+            _print_frame(frame)
+    print_rows(pinned, title="pinned artefacts")
+    print_rows(plan, title="the next `alphatoken value` would do")
+
+
+def print_response(tokens: pl.DataFrame, title: str) -> None:
+    """Print a response with the tokens that are masked struck through and the kept ones coloured by rank of their value.
+
+    Args:
+        tokens: one row per response token in order: token, score (null where there is none), keep.
+        title: a line above it.
+    """
+    ranks = tokens["score"].rank("average") / max(tokens["score"].count(), 1)
+    text = Text()
+    for token, keep, rank in zip(tokens["token"].to_list(), tokens["keep"].to_list(), ranks.to_list(), strict=True):
+        text.append(token or "", style=_style(keep, rank))
+    console = Console()
+    console.print(Text(title, style="bold"))
+    console.print(text)
+
+
+def _style(keep: bool, rank: float | None) -> str:
+    """Blue for high, orange for low (told apart by colour-blind readers); masked tokens are struck through as well."""
+    if not keep:
+        return "strike color(208)"
+    if rank is None:
+        return ""
+    return "bold color(33)" if rank > 0.75 else "color(33)" if rank > 0.5 else ""

@@ -1,0 +1,149 @@
+"""Identities of the stages (DESIGN 4): digests of exactly what their numbers depend on. No torch here."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models import chat
+from models.files import context_length, resolve_folder, tokenizer_files, weight_files
+from models.settings import CODE_VERSIONS
+from tasks.settings import Configuration
+from warehouse.connect import Warehouse
+from warehouse.digests import digest
+from warehouse.read import Reader
+from warehouse.write import ValueIdentities
+
+_DEFAULT_LENGTH = 2048
+"""Tokens of a sequence when neither the settings nor the model's configuration name a limit."""
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How examples become tokens.
+
+    Attributes:
+        tokenization_id: identity of all of it.
+        tokenizer_digest: identity of the vocabulary.
+        settings: the settings with max_length resolved.
+        described: what tokenization_id is the digest of.
+    """
+
+    tokenization_id: str
+    tokenizer_digest: str
+    settings: chat.TokenizeSettings
+    described: dict[str, Any]
+
+
+def file_digest(warehouse: Warehouse | Reader, path: Path) -> str:
+    """Digest a file, once: the digest is remembered by size and time of change.
+
+    Returns:
+        32 hexadecimal digits (BLAKE2b of the bytes).
+    """
+    stat = path.stat()
+    key = {"path": str(path), "num_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    row = warehouse.one("artifacts/get_file_digest", **key)
+    if row is not None:
+        return str(row[0])
+    found = _bytes_digest(path)
+    if isinstance(warehouse, Warehouse):
+        with warehouse.transaction():
+            warehouse.run("artifacts/delete_file_digest", path=str(path))
+            warehouse.run("artifacts/insert_file_digest", **key, digest=found)
+    return found
+
+
+def _bytes_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def unremembered_model_digest(folder: Path) -> str:
+    """Digest a model that is about to move: as `model_digest`, without remembering where its files are."""
+    return digest("model", [(path.name, _bytes_digest(path)) for path in weight_files(folder)])
+
+
+def files_digest(warehouse: Warehouse | Reader, kind: str, files: Sequence[Path]) -> str:
+    """Digest several files by name and content."""
+    return digest(kind, [(path.name, file_digest(warehouse, path)) for path in files])
+
+
+def model_digest(warehouse: Warehouse | Reader, folder: Path) -> str:
+    """Digest a model: its configuration and weights."""
+    return files_digest(warehouse, "model", weight_files(folder))
+
+
+def reference_folder(config: Configuration, *, download: bool = True) -> Path:
+    """Find the reference model's folder, downloading a hub name once."""
+    return resolve_folder(config.model.reference, config.base, config.model.revision, download=download)
+
+
+def tokenization(warehouse: Warehouse | Reader, config: Configuration) -> Tokenization:
+    """Identify the tokenization of a configuration: tokenizer files, template in force, settings, code version."""
+    folder = reference_folder(config)
+    settings = config.data.tokenize
+    limit = context_length(folder)
+    length = settings.max_length or limit or _DEFAULT_LENGTH
+    template = settings.chat_template
+    if template is not None and template != "chatml":
+        template = str((config.base / template).resolve())
+    resolved = dataclasses.replace(settings, max_length=min(length, limit) if limit else length, chat_template=template)
+    tokenizer_digest = files_digest(warehouse, "tokenizer", tokenizer_files(folder))
+    described = {
+        "tokenizer": tokenizer_digest,
+        "chat_template": template and (file_digest(warehouse, Path(template)) if template != "chatml" else template),
+        "max_length": resolved.max_length,
+        "min_prompt_tokens": resolved.min_prompt_tokens,
+        "separator": resolved.separator,
+        "code_version": chat.CODE_VERSION,
+    }
+    return Tokenization(digest("tokenize", described), tokenizer_digest, resolved, described)
+
+
+def warmup_key(config: Configuration, reference_digest: str, tokenization_id: str) -> str:
+    """Identify a warm-up: everything but the training snapshot, to which the artefact is pinned when it is made."""
+    warmup = dataclasses.asdict(config.scoring.warmup)
+    return digest("warmup", reference_digest, tokenization_id, warmup, CODE_VERSIONS["train"])
+
+
+def fisher_key(config: Configuration, reference_digest: str) -> str:
+    """Identify a Fisher estimate of the reference."""
+    fisher = dataclasses.asdict(config.scoring.fisher)
+    return digest("fisher", reference_digest, fisher, sorted(config.scoring.scope_exclude), CODE_VERSIONS["fisher"])
+
+
+def adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:
+    """Identify D_A: the scoring model, the validation sequences, the scope."""
+    return digest("adapt", scoring_digest, sorted(validation_sequences), sorted(config.scoring.scope_exclude), CODE_VERSIONS["directions"])
+
+
+def stab_key(fisher_digest: str, scoring_digest: str, reference_digest: str) -> str:
+    """Identify D_S: Fisher and drift."""
+    return digest("stab", fisher_digest, scoring_digest, reference_digest, CODE_VERSIONS["directions"])
+
+
+def value_identities(
+    config: Configuration, scoring_digest: str, reference_digest: str, adapt_digest: str, stab_digest: str
+) -> ValueIdentities:
+    """Identify the four groups of values of a scoring.
+
+    Args:
+        config: estimator and dtype count.
+        scoring_digest: the scoring model.
+        reference_digest: the reference model.
+        adapt_digest: content of D_A.
+        stab_digest: content of D_S.
+
+    Returns:
+        the identities.
+    """
+    how = [config.scoring.estimator, config.scoring.dtype, CODE_VERSIONS["probe"]]
+    return ValueIdentities(
+        adapt_values_id=digest("values", scoring_digest, adapt_digest, *how),
+        stab_values_id=digest("values", scoring_digest, stab_digest, *how),
+        signals_id=digest("signals", scoring_digest, *how[1:]),
+        ref_signals_id=digest("signals", reference_digest, *how[1:]),
+    )

@@ -1,0 +1,225 @@
+"""The Prefect tasks of the `value_tokens` flow: ingest, tokenize, directions, score, mask, release.
+
+Each opens the warehouse, calls one function, writes, and returns a small receipt. Prefect's own cache is off: the warehouse is the truth
+about what is done.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import pyarrow as pa
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from models import chat
+from models.turns import RejectedExample
+from models.vocabulary import token_texts
+from tasks import directions, identities, scoring, training
+from tasks.progress import Progress
+from tasks.runs import Run
+from warehouse import policies, runs, write
+from warehouse.connect import writer_lock
+from warehouse.ingest import SourceSettings, read_examples
+from warehouse.release import write_release
+
+logger = logging.getLogger("alphatoken")
+
+
+def from_outside(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Decide on a retry: only faults that may pass by themselves (network, disk), not bad input.
+
+    Returns:
+        whether to try again.
+    """
+    fault = state.result(raise_on_failure=False)
+    lasting = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+    return isinstance(fault, OSError) and not isinstance(fault, lasting)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def retried(function: Callable[P, R]) -> Task[P, R]:
+    """Make a Prefect task that is tried three times when the fault comes from outside."""
+    return task(retries=2, retry_delay_seconds=5, retry_condition_fn=from_outside, cache_policy=NO_CACHE, persist_result=False)(function)
+
+
+def once(function: Callable[P, R]) -> Task[P, R]:
+    """Make a Prefect task that is tried once."""
+    return task(cache_policy=NO_CACHE, persist_result=False)(function)
+
+
+@dataclass(frozen=True)
+class SnapshotReceipt:
+    """A snapshot: its identity, and how many examples, rows and bad rows it has."""
+
+    snapshot_id: str
+    num_examples: int
+    num_rows: int
+    num_rejected: int
+
+
+@retried
+def ingest(run: Run, role: str, settings: SourceSettings) -> SnapshotReceipt:
+    """Read a data set; store its examples and the rows set aside when they changed."""
+    ingested = read_examples(settings, run.config.base)
+    with run.open() as warehouse:
+        snapshot_id = write.write_snapshot(warehouse, role, ingested, run.run_id)
+    if len(ingested.rejected):
+        logger.warning("%s: %d of %d rows set aside, see the view rejected_rows", role, len(ingested.rejected), ingested.num_rows)
+    return SnapshotReceipt(snapshot_id, len(ingested.examples), ingested.num_rows, len(ingested.rejected))
+
+
+@dataclass(frozen=True)
+class TokenizeReceipt:
+    """A tokenized snapshot.
+
+    Attributes:
+        tokenization_id: identity of the tokenization.
+        num_tokenized: examples tokenized now.
+        counts: totals over the snapshot: sequences, tokens, response tokens, cuts, rejected examples.
+    """
+
+    tokenization_id: str
+    num_tokenized: int
+    counts: dict[str, int]
+
+
+@retried
+def tokenize(run: Run, snapshot_id: str) -> TokenizeReceipt:
+    """Tokenize the examples of a snapshot that are not tokenized yet."""
+    with run.open() as warehouse:
+        how = identities.tokenization(warehouse, run.config)
+        waiting = warehouse.run("tokenize/pending_examples", snapshot_id=snapshot_id, tokenization_id=how.tokenization_id).fetchall()
+        if waiting:
+            rows, texts = tokenized_rows(waiting, how, identities.reference_folder(run.config))
+            write.write_vocabulary(warehouse, how.tokenizer_digest, texts)
+            write.write_sequences(warehouse, how.tokenization_id, how.tokenizer_digest, how.described, rows, run.run_id)
+        counts = warehouse.frame("tokenize/summary", snapshot_id=snapshot_id, tokenization_id=how.tokenization_id).row(0, named=True)
+    if counts["num_sequences"] == 0:
+        raise ValueError(f"none of the {counts['num_rejected']} examples became a sequence; see the reasons in the view rejected_rows")
+    return TokenizeReceipt(how.tokenization_id, len(waiting), counts)
+
+
+def tokenized_rows(waiting: list[Any], how: identities.Tokenization, folder: Path) -> tuple[pa.Table, list[str]]:
+    """Tokenize examples.
+
+    Returns:
+        (rows of `write.SEQUENCE_SCHEMA`, texts of the vocabulary).
+    """
+    from models.reference import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    outcomes = chat.tokenize_examples([json.loads(content) for _, content in waiting], tokenizer, how.settings)
+    rows = []
+    for (example_id, _), one in zip(waiting, outcomes, strict=True):
+        row: dict[str, Any] = {"example_id": example_id, "branch": "sft"}
+        if isinstance(one, RejectedExample):
+            row |= {"reason": one.reason, "detail": one.detail}
+        else:
+            row |= {
+                "sequence_id": write.sequence_identity("sft", one.token_ids, one.response_positions, one.end_of_turn_positions),
+                "token_ids": one.token_ids,
+                "response_positions": one.response_positions,
+                "end_of_turn_positions": one.end_of_turn_positions,
+                "num_prompt_tokens_cut": one.num_prompt_tokens_cut,
+                "num_response_tokens_cut": one.num_response_tokens_cut,
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=write.SEQUENCE_SCHEMA), token_texts(tokenizer)
+
+
+@retried
+def prepare_directions(run: Run, snapshot_id: str, validation_id: str, refresh: bool) -> directions.ScoringSetup:
+    """Make or find warm-up, Fisher, D_A and D_S."""
+    with run.open() as warehouse, Progress() as progress:
+        return directions.prepare(warehouse, run, snapshot_id, validation_id, progress.steps, refresh=refresh)
+
+
+@retried
+def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenization_id: str) -> scoring.ScoreCounts:
+    """Value the tokens of the sequences that lack values, and make the scoring the current one."""
+    with run.open() as warehouse, Progress() as progress:
+        artifact = _ProgressArtifact(progress.tokens)
+        counts = scoring.score(warehouse, run, setup, snapshot_id, tokenization_id, artifact)
+        write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id)
+    return counts
+
+
+class _ProgressArtifact:
+    """Tells the terminal about every batch and Prefect about every tenth part of the work."""
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+        self._artifact: Any = None
+        self._told = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        self._tell(done, total)
+        tenths = 10 * done // max(total, 1)
+        if tenths > self._told:
+            self._told = tenths
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(progress=10.0 * tenths, description="Tokens valued")
+            else:
+                update_progress_artifact(artifact_id=self._artifact, progress=10.0 * tenths)
+
+
+@once
+def mask(run: Run, policy: str) -> policies.MaskReceipt:
+    """Apply a policy to the current scoring and snapshot."""
+    with run.open() as warehouse:
+        return policies.write_mask(warehouse, policy, run.config.policy_named(policy), run.run_id)
+
+
+@once
+def release(run: Run) -> tuple[str, bool]:
+    """Write a release for readers when anything changed.
+
+    Returns:
+        (release_id, whether it was written now).
+    """
+    found, written = write_release(run.config.warehouse_folder, run.config.warehouse.keep_releases)
+    return found.release_id, written
+
+
+@once
+def set_evaluation(run: Run, validation_id: str, evaluation_id: str) -> None:
+    """Make an evaluation set the current one, after comparing it with the validation set by content.
+
+    Raises:
+        ValueError: they share examples.
+    """
+    with run.open() as warehouse:
+        row = warehouse.one("ingest/count_shared", one=validation_id, other=evaluation_id)
+        if row is not None and row[0]:
+            raise ValueError(
+                f"data.validation and data.evaluation share {row[0]} examples; what makes the direction must not measure the result: "
+                "take them from different rows (offset and limit select rows of a file)"
+            )
+        if warehouse.pointer("evaluation") != evaluation_id:
+            with warehouse.transaction():
+                warehouse.point("evaluation", evaluation_id)
+
+
+@retried
+def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> training.TrainingReceipt:
+    """Fine-tune on the mask of a policy, from the current release."""
+    return training.train(run, policy, report)
+
+
+@once
+def finish_training(run: Run, receipt: training.TrainingReceipt) -> None:
+    """Note the end of a training run and release its metrics; waits while another run writes."""
+    with writer_lock(run.config.warehouse_folder, training.WAIT_FOR_WRITER_S, f"result of training {receipt.policy}"):
+        with run.open() as warehouse:
+            runs.finish(warehouse, run.run_id, "completed", receipt.metrics, None)
+        write_release(run.config.warehouse_folder, run.config.warehouse.keep_releases)

@@ -1,0 +1,158 @@
+"""What the next run would do and cost, told beforehand from the current release. No torch, no Prefect, nothing is written."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.files import resolve_folder
+from tasks import identities
+from tasks.settings import Configuration
+from warehouse import policies
+from warehouse.ingest import SourceSettings, TooManyRejectedRows, read_examples
+from warehouse.read import Reader
+from warehouse.write import ValueIdentities, snapshot_identity
+
+Line = tuple[str, str]
+"""(stage, what it would do)."""
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A data set as its files are now: identity of the snapshot it would make, and its examples."""
+
+    snapshot_id: str
+    example_ids: list[str]
+    num_rejected: int
+
+
+def plan(config: Configuration, reader: Reader) -> list[Line]:
+    """Compare the data, models and settings as they are with what the release holds.
+
+    Args:
+        config: the configuration.
+        reader: the current release.
+
+    Returns:
+        a line per stage.
+    """
+    train, validation = _read(config, config.data.train), _read(config, config.data.validation)
+    stored = {str(row[0]) for row in reader.run("status/snapshot_ids", snapshot_id=reader.pointer("snapshot")).fetchall()}
+    added, removed = len(set(train.example_ids) - stored), len(stored - set(train.example_ids))
+    lines = [
+        (
+            "ingest",
+            f"{added:,} new and {removed:,} removed examples, {len(train.example_ids) - added:,} as before; {train.num_rejected:,} bad rows",
+        )
+    ]
+    how = identities.tokenization(reader, config)
+    known = {str(row[0]) for row in reader.run("status/tokenized_ids", tokenization_id=how.tokenization_id).fetchall()}
+    fresh = [e for e in {*train.example_ids, *validation.example_ids} if e not in known]
+    lines.append(("tokenize", f"{len(fresh):,} examples"))
+    made, ids = _directions(
+        config, reader, how.tokenization_id, None if set(fresh) & set(validation.example_ids) else validation.example_ids
+    )
+    lines.append(("directions", ", ".join(made) if made else "nothing to make"))
+    new = [e for e in fresh if e in set(train.example_ids)]
+    lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
+    lines.extend(_masks(config, reader, train.snapshot_id, None if ids is None else ids.scoring_id))
+    return lines
+
+
+def _read(config: Configuration, settings: SourceSettings) -> _Data:
+    try:
+        ingested = read_examples(settings, config.base)
+    except TooManyRejectedRows as error:
+        ingested = error.ingested
+    return _Data(snapshot_identity(ingested), ingested.examples["example_id"].to_list(), len(ingested.rejected))
+
+
+def _directions(
+    config: Configuration, reader: Reader, tokenization_id: str, validation: Sequence[str] | None
+) -> tuple[list[str], ValueIdentities | None]:
+    """Follow the artefacts as far as they exist.
+
+    Returns:
+        (what would be made, identities of the values or None where they cannot be known yet).
+    """
+    reference = identities.model_digest(reader, identities.reference_folder(config, download=False))
+    made: list[str] = []
+
+    def find(kind: str, key: str) -> str | None:
+        row = reader.one("artifacts/get_artifact", artifact_key=key)
+        if row is None or not (config.warehouse_folder / row[1]).exists():
+            made.append(kind)
+            return None
+        return str(row[0])
+
+    if config.model.scoring is not None:
+        folder = resolve_folder(config.model.scoring, config.base, config.model.revision, download=False)
+        scoring: str | None = identities.model_digest(reader, folder)
+    elif config.scoring.warmup.steps == 0:
+        scoring = reference
+    else:
+        scoring = find("warm-up", identities.warmup_key(config, reference, tokenization_id))
+    fisher = find("Fisher", identities.fisher_key(config, reference))
+    adapt = stab = None
+    if scoring is None or validation is None:
+        made.append("adaptation direction")
+    else:
+        rows = reader.run("status/validation_sequences", tokenization_id=tokenization_id, example_ids=list(validation)).fetchall()
+        adapt = find("adaptation direction", identities.adapt_key(config, scoring, [str(row[0]) for row in rows]))
+    if scoring is None or fisher is None:
+        made.append("stability direction")
+    else:
+        stab = find("stability direction", identities.stab_key(fisher, scoring, reference))
+    if scoring is None:
+        return made, None
+    return made, identities.value_identities(config, scoring, reference, adapt or "to be made", stab or "to be made")
+
+
+def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_new: int, ids: ValueIdentities | None) -> str:
+    if ids is None:
+        return f"all values of {len(example_ids):,} sequences (the scoring model is to be made)"
+    counted = reader.one(
+        "status/scored",
+        tokenization_id=tokenization_id, example_ids=example_ids, adapt_values_id=ids.adapt_values_id, stab_values_id=ids.stab_values_id,
+        signals_id=ids.signals_id, ref_signals_id=ids.ref_signals_id,
+    )  # fmt: skip
+    assert counted is not None, "an aggregate has one row"
+    *lacking, num_tokens = (int(n) for n in counted)
+    mean = float((reader.one("status/mean_tokens") or (0,))[0])
+    total = num_tokens + round(num_new * mean)
+    if total == 0:
+        return "nothing: 0 tokens"
+    rate = reader.one("status/scoring_rates")
+    cost = f", about {total / float(rate[0]):,.0f} s at {float(rate[0]):,.0f} tokens/s" if rate is not None else ""
+    names = ("adaptation", "stability", "signals", "reference signals")
+    parts = [f"{name} {n + num_new:,}" for name, n in zip(names, lacking, strict=True) if n + num_new]
+    return f"sequences lacking values: {', '.join(parts)}; about {total:,} tokens{cost}"
+
+
+def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str | None) -> list[Line]:
+    lines = []
+    for name, settings in sorted(config.policies().items()):
+        there = scoring_id is not None and reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id)
+        lines.append((f"mask {name}", "unchanged" if there else "to be written"))
+    return lines
+
+
+def pinned(reader: Reader) -> list[Line]:
+    """Describe the pinned artefacts: on which snapshot each was made and how far the data have moved since."""
+    return [
+        (str(kind), f"made {made:%Y-%m-%d %H:%M} UTC on snapshot {snapshot[:8]}; since then {added:,} examples added, {removed:,} removed")
+        for kind, made, snapshot, added, removed in reader.run("status/pinned").fetchall()
+    ]
+
+
+def stability_is_zero(reader: Reader) -> bool:
+    """Tell whether the current scoring was made at the reference itself."""
+    row = reader.one("status/scoring_settings")
+    if row is None:
+        return False
+    settings = json.loads(row[0])
+    return bool(settings["scoring"]["digest"] == settings["reference"]["digest"])
+
+
+STABILITY_HINT = (
+    "stability is zero: the current scoring was made at the reference itself; set scoring.warmup.steps above 0, or give model.scoring"
+)

@@ -1,0 +1,258 @@
+"""Laws of warehouse/stream.py: documented order, cursors, shards, labels and counts equal to the store's."""
+
+from itertools import islice
+
+import duckdb
+import numpy as np
+import pytest
+
+from warehouse.connect import DATABASE, Warehouse
+from warehouse.stream import Cursor, MaskedStream
+
+NUM_EXAMPLES = 23
+MULTIPLICITIES = {2: 3, 7: 2}
+
+
+def make_rows():
+    """(example_id, branch, sequence_id, token_ids, response_positions, keep, multiplicity) of each sequence, in an order of its own."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in generator.permutation(NUM_EXAMPLES).tolist():
+        for branch in ("sft",) if number % 5 else ("rejected", "chosen"):
+            length = int(generator.integers(1, 12))
+            positions = list(
+                range(0 if number % 4 == 0 else length // 2, length)
+            )  # every fourth has no prompt: position 0 is a response token
+            keep = [number != 6 and bool(generator.random() < 0.6) for _ in positions]  # nothing is kept of number 6
+            if number == 4:
+                keep[0] = True  # kept, and yet without a loss
+            token_ids = generator.integers(1, 1000, length).tolist()
+            rows.append((f"e{number:02}", branch, f"s{number}-{branch}", token_ids, positions, keep, MULTIPLICITIES.get(number, 1)))
+    # Two examples may share a sequence.
+    rows.append(("e99", "sft", *rows[0][2:6], 1))
+    return rows
+
+
+ROWS = make_rows()
+EXPECTED = [row for row in sorted(ROWS, key=lambda row: row[:2]) for _ in range(row[-1])]
+"""The order before shuffling, as documented."""
+
+
+def write(folder, rows, drop_flags_of=None):
+    with Warehouse(folder) as warehouse:
+        con = warehouse.con
+        con.execute("INSERT INTO record.scorings (scoring_id, tokenization_id) VALUES ('scoring', 'tokens'), ('other', 'others')")
+        con.execute(
+            "INSERT INTO record.masks (mask_id, policy, scoring_id, snapshot_id) VALUES "
+            "('mask', 'mine', 'scoring', 'now'), ('all', 'full', 'scoring', 'now'), ('none', 'mine', 'scoring', 'empty')"
+        )
+        sequences = {row[2]: row for row in rows}
+        for example_id, multiplicity in sorted({(row[0], row[-1]) for row in rows} | {("unusable", 1)}):
+            con.execute(
+                "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('now', $1, $2)",
+                [example_id, multiplicity],
+            )
+            con.execute(
+                "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('before', $1, 9)", [example_id]
+            )
+        links = "INSERT INTO record.example_sequences (tokenization_id, example_id, branch, sequence_id) VALUES ($1, $2, $3, $4)"
+        con.execute(links, ["tokens", "unusable", "sft", None])
+        for example_id, branch, sequence_id, *_ in rows:
+            con.execute(links, ["tokens", example_id, branch, sequence_id])
+            con.execute(links, ["others", example_id, branch, f"other-{sequence_id}"])
+        for sequence_id, (_, _, _, token_ids, positions, keep, _) in sequences.items():
+            con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, [])", [sequence_id, token_ids, positions])
+            con.execute("INSERT INTO record.sequences VALUES ($1, [1, 2], [1], [])", [f"other-{sequence_id}"])
+            con.execute("INSERT INTO record.mask_values VALUES ('all', $1, $2)", [sequence_id, [True] * len(positions)])
+            if sequence_id != drop_flags_of:
+                con.execute("INSERT INTO record.mask_values VALUES ('mask', $1, $2)", [sequence_id, keep])
+    return duckdb.connect(str(folder / DATABASE), read_only=True)
+
+
+@pytest.fixture(scope="module")
+def con(tmp_path_factory):
+    with write(tmp_path_factory.mktemp("warehouse"), ROWS) as connection:
+        yield connection
+
+
+def make(con, mask_id="mask", *, batch_size=5, seed=7, **shard):
+    return MaskedStream(con, mask_id, batch_size=batch_size, seed=seed, **shard)
+
+
+def ids_of(batches):
+    return [sequence_id for batch, _ in batches for sequence_id in batch.sequence_ids]
+
+
+def same(one, other):
+    arrays = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("input_ids", "attention_mask", "labels"))
+    return arrays and one.sequence_ids == other.sequence_ids and one.num_supervised == other.num_supervised
+
+
+def test_the_order_is_the_documented_permutation_of_the_sorted_and_repeated_sequences(con):
+    stream = make(con)
+    assert stream.num_sequences == len(EXPECTED)
+    assert stream.num_batches == -(-len(EXPECTED) // 5)
+    for epoch in range(3):
+        permutation = np.random.Generator(np.random.Philox(key=np.array([7, epoch], dtype=np.uint64))).permutation(len(EXPECTED))
+        batches = list(stream.batches(Cursor(epoch, 0), epochs=epoch + 1))
+        assert ids_of(batches) == [EXPECTED[i][2] for i in permutation]
+        assert [len(batch.sequence_ids) for batch, _ in batches] == [5] * (len(EXPECTED) // 5) + [len(EXPECTED) % 5]
+
+
+def test_the_order_is_reproducible_and_depends_on_the_seed_and_the_epoch(con):
+    assert ids_of(make(con).batches(epochs=2)) == ids_of(make(con).batches(epochs=2))
+    first, second = (ids_of(make(con).batches(Cursor(epoch, 0), epochs=epoch + 1)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert first != ids_of(make(con, seed=8).batches(epochs=1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 1000])
+def test_every_cursor_resumes_where_the_uninterrupted_stream_goes_on(con, batch_size):
+    stream = make(con, batch_size=batch_size)
+    whole = list(stream.batches(epochs=3))
+    assert len(whole) == 3 * stream.num_batches
+    for number, (_, cursor) in enumerate(whole, start=1):
+        assert cursor == Cursor(*divmod(number, stream.num_batches))
+        resumed = make(con, batch_size=batch_size) if number % 7 == 0 else stream  # a new process now and then
+        rest = list(resumed.batches(cursor, epochs=3))
+        for (batch, after), (expected, expected_after) in zip(rest, whole[number:], strict=True):
+            assert same(batch, expected)
+            assert after == expected_after
+
+
+def test_without_a_number_of_epochs_the_stream_is_endless(con):
+    stream = make(con)
+    assert len(list(islice(stream.batches(), 5 * stream.num_batches))) == 5 * stream.num_batches
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 40])
+@pytest.mark.parametrize("world_size", range(1, 9))
+def test_the_shards_together_are_the_whole_stream_once(con, batch_size, world_size):
+    whole = list(make(con, batch_size=batch_size * world_size).batches(epochs=2))
+    ranks = [list(make(con, batch_size=batch_size, rank=rank, world_size=world_size).batches(epochs=2)) for rank in range(world_size)]
+    assert {len(batches) for batches in ranks} == {len(whole)}
+    for expected, *parts in zip(whole, *ranks, strict=True):
+        assert {cursor for _, cursor in parts} == {expected[1]}
+        assert sorted(ids_of(parts)) == sorted(expected[0].sequence_ids)
+        assert sum(batch.num_supervised for batch, _ in parts) == expected[0].num_supervised
+        sizes = [len(batch.sequence_ids) for batch, _ in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= batch_size
+
+
+def test_a_rank_without_sequences_gets_a_row_of_filler_that_supervises_nothing(con):
+    world_size = len(EXPECTED) - 1  # one sequence is left for the second global batch
+    first, second = make(con, batch_size=1, rank=1, world_size=world_size).batches(epochs=1)
+    assert len(first[0].sequence_ids) == 1
+    batch = second[0]
+    assert (batch.sequence_ids, batch.num_supervised) == ((), 0)
+    assert batch.input_ids.tolist() == [[0]]
+    assert batch.attention_mask.tolist() == [[1]]
+    assert batch.labels.tolist() == [[-100]]
+
+
+@pytest.mark.parametrize("mask_id", ["mask", "all"])
+def test_padding_is_on_the_right_and_labels_are_what_the_store_keeps(con, mask_id):
+    rows = {row[2]: row for row in ROWS}
+    for batch, _ in make(con, mask_id).batches(epochs=1):
+        width = max(len(rows[sequence_id][3]) for sequence_id in batch.sequence_ids)
+        assert batch.input_ids.shape == batch.attention_mask.shape == batch.labels.shape == (len(batch.sequence_ids), width)
+        assert {array.dtype for array in (batch.input_ids, batch.attention_mask, batch.labels)} == {np.dtype(np.int64)}
+        for row, sequence_id in enumerate(batch.sequence_ids):
+            _, _, _, token_ids, positions, keep, _ = rows[sequence_id]
+            padding = width - len(token_ids)
+            kept = {p for p, flag in zip(positions, keep, strict=True) if flag or mask_id == "all"}
+            assert batch.input_ids[row].tolist() == token_ids + [0] * padding
+            assert batch.attention_mask[row].tolist() == [1] * len(token_ids) + [0] * padding
+            assert batch.labels[row].tolist() == [t if p in kept else -100 for p, t in enumerate(token_ids)] + [-100] * padding
+
+
+@pytest.mark.parametrize("mask_id", ["mask", "all"])
+def test_counts_of_supervised_tokens_equal_the_stores_long_rows(con, mask_id):
+    flags = (
+        "SELECT kept.sequence_id, unnest(response_positions) AS position, unnest(keep) AS keep "
+        "FROM record.mask_values AS kept JOIN record.sequences USING (sequence_id) WHERE mask_id = $1"
+    )
+    per_sequence = dict(
+        con.execute(f"SELECT sequence_id, count(*) FILTER (keep AND position > 0) FROM ({flags}) GROUP BY ALL", [mask_id]).fetchall()
+    )
+    stream = make(con, mask_id)
+    batches = [batch for batch, _ in stream.batches(epochs=1)]
+    for batch in batches:
+        assert batch.num_supervised == sum(per_sequence[sequence_id] for sequence_id in batch.sequence_ids)
+        assert batch.num_supervised == (batch.labels[:, 1:] != -100).sum()
+    assert stream.num_supervised_tokens == sum(batch.num_supervised for batch in batches)
+    assert stream.num_supervised_tokens == sum(per_sequence[row[2]] for row in EXPECTED)
+
+
+def test_duplicates_count_and_position_0_does_not(con):
+    stream = make(con)
+    sequence_ids = ids_of(stream.batches(epochs=1))
+    assert all(sequence_ids.count(f"s{number}-sft") >= multiplicity for number, multiplicity in MULTIPLICITIES.items())
+    labelled = sum(int((batch.labels != -100).sum()) for batch, _ in stream.batches(epochs=1))
+    at_0 = sum(int((batch.labels[:, 0] != -100).sum()) for batch, _ in stream.batches(epochs=1))
+    assert at_0 > 0
+    assert stream.num_supervised_tokens == labelled - at_0
+    assert make(con, rank=1, world_size=3).num_supervised_tokens == stream.num_supervised_tokens
+
+
+def test_a_sequence_of_which_nothing_is_kept_stays_in_its_place(con):
+    batch = next(batch for batch, _ in make(con, batch_size=1).batches(epochs=1) if batch.sequence_ids == ("s6-sft",))
+    assert batch.num_supervised == 0
+    assert (batch.labels == -100).all()
+
+
+def test_arrays_belong_to_the_consumer(con):
+    stream = make(con, batch_size=1000)
+    (first, _), (second, _) = (next(stream.batches()) for _ in range(2))
+    before = first.input_ids.copy(), first.labels.copy()
+    for array in (first.input_ids, first.attention_mask, first.labels):
+        assert array.flags.owndata
+        assert array.flags.writeable
+        assert not any(np.shares_memory(array, other) for other in (second.input_ids, second.attention_mask, second.labels))
+        array[:] = -1
+    assert np.array_equal(second.input_ids, before[0])
+    assert np.array_equal(second.labels, before[1])
+    assert same(second, next(stream.batches())[0])
+
+
+def test_the_stream_outlives_the_connection(tmp_path):
+    with write(tmp_path, ROWS) as connection:
+        stream = make(connection)
+    assert sorted(ids_of(stream.batches(epochs=1))) == sorted(row[2] for row in EXPECTED)
+
+
+def test_an_unknown_mask_is_refused_with_the_known_ones(con):
+    with pytest.raises(ValueError, match=r"no mask nix .*all \(full\), mask \(mine\)"):
+        make(con, "nix")
+
+
+def test_a_mask_without_sequences_is_refused(con):
+    with pytest.raises(ValueError, match="no sequences"):
+        make(con, "none")
+
+
+def test_a_mask_that_leaves_a_sequence_undecided_is_refused(tmp_path):
+    with write(tmp_path, ROWS, drop_flags_of="s7-sft") as connection:
+        with pytest.raises(ValueError, match=r"mask mask does not decide on 1 sequences.*s7-sft \(example e07, sft\)"):
+            make(connection)
+        make(connection, "all")
+
+
+@pytest.mark.parametrize("keep", [[], [True, None], [True, False, True]])
+def test_flags_that_do_not_fit_the_response_are_refused(tmp_path, keep):
+    with write(tmp_path, [("e", "sft", "s", [5, 6, 7], [1, 2], keep, 1)]) as connection, pytest.raises(ValueError, match="response tokens"):
+        make(connection)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"rank": 2, "world_size": 2}, {"rank": -1}, {"seed": -1}, {"seed": 2**64}])
+def test_numbers_out_of_range_are_refused(con, arguments):
+    with pytest.raises(ValueError, match="stream: batch_size"):
+        make(con, **arguments)
+
+
+@pytest.mark.parametrize("cursor", [Cursor(-1, 0), Cursor(0, -1), Cursor(0, 1000)])
+def test_a_cursor_outside_of_an_epoch_is_refused(con, cursor):
+    with pytest.raises(ValueError, match="no place in this stream"):
+        next(make(con).batches(cursor))

@@ -1,0 +1,203 @@
+"""Opening the warehouse: one writer at a time behind a lock that names its holder; readers open releases, never the live file."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from warehouse import migrate, sql
+from warehouse.settings import WarehouseSettings
+
+DATABASE = "alphatoken.duckdb"
+"""The live file; the database's name inside DuckDB is its stem, in releases too."""
+
+_ROW_GROUP_SIZE = 8192
+"""Rows of lists per row group: one shard. DuckDB's default of 122880 rewrites a whole list table on every commit."""
+
+
+class WarehouseBusyError(RuntimeError):
+    """Another process holds the writer's lock."""
+
+
+class Warehouse:
+    """An open, writable warehouse. Use as a context manager: `with Warehouse(folder) as warehouse: ...`.
+
+    Attributes:
+        folder: the warehouse's folder.
+        con: the DuckDB connection, its schema in place.
+    """
+
+    def __init__(
+        self, folder: Path, settings: WarehouseSettings | None = None, note_run: Callable[["Warehouse"], None] | None = None
+    ) -> None:
+        """Open the live database, creating it when it is missing.
+
+        Args:
+            folder: the warehouse's folder.
+            settings: memory limit and the like; defaults when absent.
+            note_run: called inside every transaction, before its writes: notes the run that writes.
+
+        Raises:
+            PermissionError: the folder cannot be written.
+            WarehouseBusyError: another process has the file open.
+            IOException: the file cannot be read.
+        """
+        self.folder = folder
+        self._note_run = note_run
+        limits = settings or WarehouseSettings()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PermissionError(
+                f"the warehouse folder {folder} cannot be made: {error}; set warehouse.path to a writable folder"
+            ) from error
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(
+                f"the warehouse folder {folder} is not writable; set warehouse.path to another folder or change its rights"
+            )
+        self.con = duckdb.connect(
+            config={
+                "memory_limit": limits.memory_limit,
+                "temp_directory": str(folder / "temp"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+        )
+        try:
+            path = str(folder / DATABASE).replace("'", "''")
+            self.con.execute(f"ATTACH '{path}' AS alphatoken (ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")  # DDL takes no parameters
+            self.con.execute("USE alphatoken")
+            migrate.ensure_schema(self.con)
+        except duckdb.IOException as error:
+            self.con.close()
+            if "lock" in str(error):
+                raise WarehouseBusyError(f"{folder / DATABASE} is open in another process: {error}") from error
+            raise
+        except BaseException:
+            self.con.close()
+            raise
+
+    def __enter__(self) -> "Warehouse":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.con.close()
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Everything in the block is committed together, or nothing is."""
+        self.con.execute("BEGIN")
+        try:
+            if self._note_run is not None:
+                self._note_run(self)
+            yield
+        except BaseException:
+            self.con.execute("ROLLBACK")
+            raise
+        self.con.execute("COMMIT")
+
+    def run(self, name: str, /, **parameters: Any) -> duckdb.DuckDBPyConnection:
+        """Execute an SQL file with its parameters.
+
+        Returns:
+            the connection, to fetch from.
+        """
+        return self.con.execute(sql.load(name), parameters or None)
+
+    def one(self, name: str, /, **parameters: Any) -> tuple[Any, ...] | None:
+        """Execute an SQL file and fetch its first row, None where there is none; the result is used up, so other work may follow."""
+        rows = self.run(name, **parameters).fetchall()
+        return rows[0] if rows else None
+
+    def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
+        """Execute an SQL file and fetch its rows."""
+        return sql.frame(self.con, sql.load(name), parameters)
+
+    def insert(self, name: str, incoming: object, /, **parameters: Any) -> None:
+        """Execute an SQL file that reads the table `incoming`: an Arrow table or a Polars frame."""
+        self.con.register("incoming", incoming)
+        try:
+            self.run(name, **parameters)
+        finally:
+            self.con.unregister("incoming")
+
+    def pointer(self, name: str) -> str | None:
+        """Read which snapshot, tokenization, scoring or mask is the current one."""
+        row = self.one("runs/get_pointer", name=name)
+        return None if row is None else str(row[0])
+
+    def point(self, name: str, value: str) -> bool:
+        """Make something current.
+
+        Returns:
+            whether that was a change; nothing is written otherwise.
+        """
+        if self.pointer(name) == value:
+            return False
+        self.run("runs/delete_pointer", name=name)
+        self.run("runs/insert_pointer", name=name, value=value)
+        return True
+
+
+@contextmanager
+def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]:
+    """Hold the writer's lock for the time of the block.
+
+    The lock is released by the operating system when the process ends, however it ends.
+
+    Args:
+        folder: the warehouse's folder.
+        timeout_s: how long to wait for another holder, in seconds.
+        purpose: what the lock is for; told to whoever waits.
+
+    Yields:
+        nothing.
+
+    Raises:
+        WarehouseBusyError: the lock was not free in time; the message names the holder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "writer.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + max(timeout_s, 1.0)  # a reader that looks who writes holds the lock for an instant
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise WarehouseBusyError(
+                        f"another run is writing {folder}: {path.read_text() or 'unknown holder'}; waited {timeout_s:g} s. "
+                        "Let it finish, or raise warehouse.lock_timeout_s"
+                    ) from None
+                time.sleep(0.2)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": datetime.now(UTC).isoformat()}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def current_writer(folder: Path) -> str | None:
+    """Describe who holds the writer's lock; None when it is free."""
+    path = folder / "writer.lock"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = json.loads(path.read_text() or "{}")
+            return f"{holder.get('purpose', 'a run')} (process {holder.get('pid', 'unknown')})"
+    return None

@@ -1,0 +1,82 @@
+"""The schema: made once, stamped with a version, every column of the views commented from columns.yaml."""
+
+from importlib.resources import files
+from typing import Any
+
+import duckdb
+import yaml
+
+from warehouse import sql
+
+SCHEMA_VERSION = 1
+
+VIEWS = (
+    "current_sequences", "value_lists", "value_lists_all", "examples", "sequences", "snapshots", "token_values", "token_values_all",
+    "token_masks", "example_values", "scorings", "masks", "runs", "rejected_rows", "trainings", "training_metrics",
+)  # fmt: skip
+"""Files of sql/views, in an order in which each finds what it reads."""
+
+
+class SchemaVersionError(RuntimeError):
+    """The file was written by another version of AlphaToken."""
+
+
+def columns() -> dict[str, Any]:
+    """Read columns.yaml: view to its comment and its columns' type, meaning, unit and meaning of NULL."""
+    loaded: dict[str, Any] = yaml.safe_load(files("warehouse").joinpath("columns.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def comment_text(column: dict[str, str]) -> str:
+    """Write a column's entry as one comment."""
+    parts = [column["meaning"]]
+    if "unit" in column:
+        parts.append(f"Unit: {column['unit']}.")
+    if "null" in column:
+        parts.append(f"NULL: {column['null']}.")
+    return " ".join(parts)
+
+
+def ensure_schema(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the schema in an empty database; check the stamp of an existing one.
+
+    Raises:
+        SchemaVersionError: the file has another version's stamp.
+    """
+    found = con.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'record' AND table_name = 'meta'").fetchone()
+    if found == (0,):
+        con.execute("BEGIN")
+        con.execute(sql.load("schema/tables"))
+        con.execute("INSERT INTO record.meta VALUES ($version, now()::TIMESTAMP)", {"version": SCHEMA_VERSION})
+        for name in VIEWS:
+            con.execute(sql.load(f"views/{name}"))
+        _comment(con)
+        con.execute("COMMIT")
+        return
+    check_version(con)
+
+
+def check_version(con: duckdb.DuckDBPyConnection) -> None:
+    """Compare the stamp of an open database with this version.
+
+    Raises:
+        SchemaVersionError: they differ.
+    """
+    row = con.execute("SELECT schema_version FROM record.meta").fetchone()
+    if row != (SCHEMA_VERSION,):
+        raise SchemaVersionError(
+            f"this warehouse has schema version {row[0] if row else 'none'}, this AlphaToken reads and writes version {SCHEMA_VERSION}; "
+            "use the version that wrote it, or value the data again in a new warehouse.path"
+        )
+
+
+def _comment(con: duckdb.DuckDBPyConnection) -> None:
+    """Write columns.yaml into the database. COMMENT takes no parameters: quotes are doubled, names come from our own file."""
+    for view, entry in columns().items():
+        con.execute(f"COMMENT ON VIEW {view} IS '{_quoted(entry['comment'])}'")
+        for column, description in entry["columns"].items():
+            con.execute(f"COMMENT ON COLUMN {view}.{column} IS '{_quoted(comment_text(description))}'")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

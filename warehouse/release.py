@@ -1,0 +1,182 @@
+"""Releases: immutable copies of the warehouse that readers open, so that no reader ever meets the writer.
+
+`releases/<id>/alphatoken.duckdb` with a `manifest.json`; the file `releases/CURRENT` names the newest. A release is complete before
+CURRENT names it. The identity of a release is the digest of all receipts, runs and pointers: an unchanged warehouse gives the
+release that is there already, and nothing is written.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from warehouse.connect import DATABASE, Warehouse
+from warehouse.digests import digest
+from warehouse.migrate import check_version
+
+_FICLONE = 0x40049409
+"""Linux ioctl: share the blocks of a file (btrfs, xfs, ...) instead of copying them."""
+
+
+class NoReleaseError(FileNotFoundError):
+    """The warehouse has no release to read."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release on disk.
+
+    Attributes:
+        release_id: its identity.
+        folder: its folder.
+        created_at: when it was written, UTC.
+    """
+
+    release_id: str
+    folder: Path
+    created_at: datetime
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB file."""
+        return self.folder / DATABASE
+
+    def age_s(self) -> float:
+        """Return the time since it was written, in seconds."""
+        return (datetime.now(UTC) - self.created_at).total_seconds()
+
+
+def current_release(folder: Path) -> Release:
+    """Find the newest release of a warehouse.
+
+    Returns:
+        the release that CURRENT names.
+
+    Raises:
+        NoReleaseError: there is no warehouse or it has no release yet.
+    """
+    pointer = folder / "releases" / "CURRENT"
+    if not pointer.is_file():
+        raise NoReleaseError(f"no warehouse with a release at {folder}; run `alphatoken value` first, or name another with --warehouse")
+    return _read(folder / "releases" / pointer.read_text().strip())
+
+
+def _read(folder: Path) -> Release:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return Release(manifest["release_id"], folder, datetime.fromisoformat(manifest["created_at"]))
+
+
+def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
+    """Copy the closed, checkpointed warehouse to a new release and make it current.
+
+    Call it while holding the writer's lock, with no connection open.
+
+    Args:
+        folder: the warehouse's folder.
+        keep: releases kept, the new one included; those that a reader names stay, too.
+
+    Returns:
+        (the current release, whether it was written now).
+    """
+    with Warehouse(folder) as warehouse:
+        release_id = _identity(warehouse)
+        releases = folder / "releases"
+        pointer = releases / "CURRENT"
+        if pointer.is_file() and pointer.read_text().strip() == release_id:
+            return current_release(folder), False
+        warehouse.con.execute("CHECKPOINT")
+    releases.mkdir(exist_ok=True)
+    target = releases / release_id
+    if not target.is_dir():
+        partial = releases / f".{release_id}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        _copy(folder / DATABASE, partial / DATABASE)
+        manifest = {"release_id": release_id, "created_at": datetime.now(UTC).isoformat(), "num_bytes": (partial / DATABASE).stat().st_size}
+        _write_synced(partial / "manifest.json", json.dumps(manifest))
+        partial.rename(target)
+    _write_synced(releases / ".CURRENT.partial", release_id)
+    (releases / ".CURRENT.partial").replace(pointer)
+    _sync_folder(releases)
+    _prune(releases, release_id, keep)
+    return current_release(folder), True
+
+
+def _identity(warehouse: Warehouse) -> str:
+    rows: list[Any] = [warehouse.run(f"release/{name}").fetchall() for name in ("receipts", "runs", "pointers")]
+    return digest("release", rows)[:16]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, sharing its blocks where the file system can, and wait until it is on disk."""
+    with source.open("rb") as read, target.open("wb") as write:
+        try:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        except OSError:  # not this file system: an ordinary copy
+            shutil.copyfileobj(read, write, 1 << 22)
+        write.flush()
+        os.fsync(write.fileno())
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _prune(releases: Path, current: str, keep: int) -> None:
+    """Remove old releases: all but the newest `keep` and those that a living reader names."""
+    for leftover in releases.glob(".*.partial"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+    found = sorted((_read(p) for p in releases.iterdir() if (p / "manifest.json").is_file()), key=lambda r: r.created_at, reverse=True)
+    for release in found[keep:]:
+        if release.release_id != current and not _readers(release):
+            shutil.rmtree(release.folder)
+
+
+def _readers(release: Release) -> list[Path]:
+    """List the marks of readers whose process lives; marks of dead ones are removed."""
+    living = []
+    for mark in release.folder.glob("reader-*"):
+        if Path("/proc", mark.name.removeprefix("reader-")).exists() or not Path("/proc").exists():
+            living.append(mark)
+        else:
+            mark.unlink(missing_ok=True)
+    return living
+
+
+@contextmanager
+def opened(folder: Path) -> Generator[tuple[duckdb.DuckDBPyConnection, Release]]:
+    """Open the current release read-only and name it, so that it is not pruned meanwhile.
+
+    Yields:
+        (connection, release).
+    """
+    release = current_release(folder)
+    mark = release.folder / f"reader-{os.getpid()}"
+    mark.touch()
+    con = duckdb.connect(str(release.database), read_only=True)
+    try:
+        check_version(con)
+        yield con, release
+    finally:
+        con.close()
+        mark.unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+-- Snapshots of the data sets (role train, validation or evaluation).
+-- Grain: one row per snapshot.
+CREATE OR REPLACE VIEW snapshots AS
+SELECT
+    snapshot_id, role, snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot') AS is_current, num_examples, num_rows,
+    num_rejected, run_id, created_at
+FROM record.snapshots

@@ -1,0 +1,19 @@
+-- The response tokens of every scoring.
+-- Grain: one row per scoring, example, branch and response position.
+CREATE OR REPLACE VIEW token_values_all AS
+SELECT
+    tokens.scoring_id, tokens.example_id, tokens.sequence_id, tokens.branch, tokens.source, tokens.position, tokens.token_id,
+    vocabulary.token, tokens.adapt_direct, tokens.adapt_causal, tokens.stab_direct, tokens.stab_causal,
+    tokens.loss, tokens.ref_loss, tokens.entropy
+FROM (
+    SELECT
+        scoring_id, example_id, sequence_id, branch, source, tokenizer_digest,
+        unnest(response_positions) AS position,
+        unnest(list_select(token_ids, list_transform(response_positions, lambda p: p + 1))) AS token_id,
+        unnest(adapt_direct) AS adapt_direct, unnest(adapt_causal) AS adapt_causal,
+        unnest(stab_direct) AS stab_direct, unnest(stab_causal) AS stab_causal,
+        unnest(loss) AS loss, unnest(ref_loss) AS ref_loss, unnest(entropy) AS entropy
+    FROM record.value_lists_all
+) AS tokens
+LEFT JOIN record.vocabulary AS vocabulary
+    ON vocabulary.tokenizer_digest = tokens.tokenizer_digest AND vocabulary.token_id = tokens.token_id

@@ -1,0 +1,198 @@
+"""Writes of rows with their receipts: snapshots, tokenized sequences, shards of values, scorings. One transaction each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from warehouse.connect import Warehouse
+from warehouse.digests import digest
+from warehouse.ingest import Ingested
+
+
+@dataclass(frozen=True)
+class ValueIdentities:
+    """Identities of the four groups of values of a scoring (DESIGN 4): each changes only with what its numbers depend on."""
+
+    adapt_values_id: str
+    stab_values_id: str
+    signals_id: str
+    ref_signals_id: str
+
+    @property
+    def scoring_id(self) -> str:
+        """Identity of the scoring."""
+        return digest("scoring", self.adapt_values_id, self.stab_values_id, self.signals_id, self.ref_signals_id)
+
+
+GROUPS = ("adapt", "stab", "signals", "ref_signals")
+"""Groups of values, as in `ValueIdentities`."""
+
+
+def receipt(warehouse: Warehouse, stage: str, identity: str, num_rows: int, run_id: str) -> None:
+    """Write a receipt; call it inside the transaction of the rows it stands for."""
+    warehouse.run("runs/insert_receipt", stage=stage, identity=identity, num_rows=num_rows, run_id=run_id)
+
+
+def snapshot_identity(ingested: Ingested) -> str:
+    """Digest what a snapshot is: the set of examples with sources, other columns and multiplicities, and how many rows were bad."""
+    frame = ingested.examples.select("example_id", "multiplicity", "source", "extra").sort("example_id")
+    return digest("snapshot", frame.rows(), ingested.rejected.sort("reason", "raw").select("reason", "raw").rows())
+
+
+def write_snapshot(warehouse: Warehouse, role: str, ingested: Ingested, run_id: str) -> str:
+    """Store the examples of a data set and the rows set aside; nothing when this very snapshot is stored.
+
+    Returns:
+        snapshot_id.
+    """
+    snapshot_id = snapshot_identity(ingested)
+    if warehouse.one("ingest/count_snapshots", snapshot_id=snapshot_id, role=role) != (0,):
+        return snapshot_id
+    known_elsewhere = warehouse.one("runs/count_receipts", stage="ingest", identity=snapshot_id) != (0,)
+    with warehouse.transaction():
+        if not known_elsewhere:  # the same rows may serve two roles; they are stored once
+            warehouse.insert("ingest/insert_examples", ingested.examples)
+            warehouse.insert("ingest/insert_snapshot_examples", ingested.examples, snapshot_id=snapshot_id)
+            warehouse.insert("ingest/insert_rejected_rows", ingested.rejected, snapshot_id=snapshot_id)
+            receipt(warehouse, "ingest", snapshot_id, len(ingested.examples), run_id)
+        warehouse.run(
+            "ingest/insert_snapshot",
+            snapshot_id=snapshot_id, role=role, num_examples=len(ingested.examples), num_rows=ingested.num_rows,
+            num_rejected=len(ingested.rejected), run_id=run_id,
+        )  # fmt: skip
+    return snapshot_id
+
+
+SEQUENCE_SCHEMA = pa.schema([
+    ("example_id", pa.string()),
+    ("branch", pa.string()),
+    ("sequence_id", pa.string()),
+    ("token_ids", pa.list_(pa.int32())),
+    ("response_positions", pa.list_(pa.int32())),
+    ("end_of_turn_positions", pa.list_(pa.int32())),
+    ("num_prompt_tokens_cut", pa.uint32()),
+    ("num_response_tokens_cut", pa.uint32()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+])
+"""Rows of `write_sequences`: sequence_id and the lists are null for a rejected example, reason and detail for any other."""
+
+
+def sequence_identity(branch: str, token_ids: Sequence[int], response_positions: Sequence[int], end_of_turn: Sequence[int]) -> str:
+    """Digest what a sequence is: its tokens and which of them count."""
+    return digest("sequence", branch, list(token_ids), list(response_positions), list(end_of_turn))
+
+
+def write_sequences(
+    warehouse: Warehouse, tokenization_id: str, tokenizer_digest: str, settings: Mapping[str, Any], rows: pa.Table, run_id: str
+) -> None:
+    """Store newly tokenized examples under a tokenization.
+
+    Args:
+        warehouse: the open warehouse.
+        tokenization_id: identity of tokenizer, template and settings.
+        tokenizer_digest: identity of the vocabulary.
+        settings: what tokenization_id is the digest of.
+        rows: a table of `SEQUENCE_SCHEMA`.
+        run_id: the run.
+    """
+    with warehouse.transaction():
+        if warehouse.one("tokenize/count_tokenizations", tokenization_id=tokenization_id) == (0,):
+            warehouse.run(
+                "tokenize/insert_tokenization",
+                tokenization_id=tokenization_id, tokenizer_digest=tokenizer_digest, settings=json.dumps(settings, sort_keys=True), run_id=run_id,
+            )  # fmt: skip
+        warehouse.insert("tokenize/insert_sequences", rows)
+        warehouse.insert("tokenize/insert_example_sequences", rows, tokenization_id=tokenization_id)
+        receipt(warehouse, "tokenize", digest(tokenization_id, rows.column("example_id").to_pylist()), rows.num_rows, run_id)
+
+
+def write_vocabulary(warehouse: Warehouse, tokenizer_digest: str, texts: Sequence[str]) -> None:
+    """Store the text of every token of a tokenizer, once."""
+    if warehouse.one("tokenize/count_vocabulary", tokenizer_digest=tokenizer_digest) != (0,):
+        return
+    frame = pl.DataFrame({"token_id": range(len(texts)), "token": texts}, schema={"token_id": pl.Int32, "token": pl.String})
+    with warehouse.transaction():
+        warehouse.insert("tokenize/insert_vocabulary", frame, tokenizer_digest=tokenizer_digest)
+
+
+_FLOATS = pa.list_(pa.float32())
+PART_SCHEMAS = {
+    "scoring": pa.schema(
+        [("sequence_id", pa.string())]
+        + [(f"{d}_{axis}", _FLOATS) for d in ("adapt", "stab") for axis in ("direct", "causal")]
+        + [("adapt_prompt_context", pa.float64()), ("stab_prompt_context", pa.float64()), ("loss", _FLOATS), ("entropy", _FLOATS)]
+    ),
+    "reference": pa.schema([("sequence_id", pa.string()), ("loss", _FLOATS), ("entropy", _FLOATS)]),
+}
+"""Rows of a part, by the model that was run; columns of a direction that was not asked for are null."""
+
+
+def commit_shard(warehouse: Warehouse, groups: Mapping[str, str], rows: pa.Table, run_id: str) -> int:
+    """Store a shard of values with its receipt, in one transaction. Sequences that have their values already are left as they are.
+
+    Args:
+        warehouse: the open warehouse.
+        groups: which groups of values the rows hold, and under which identity (`GROUPS` to id).
+        rows: a table of one of `PART_SCHEMAS`.
+        run_id: the run.
+
+    Returns:
+        number of sequences in the shard.
+    """
+    with warehouse.transaction():
+        for group, identity in groups.items():
+            if group in ("adapt", "stab"):
+                warehouse.insert(f"values/insert_{group}", rows, values_id=identity)
+            else:
+                warehouse.insert("values/insert_signals", rows, signals_id=identity)
+        identity = digest(groups, rows.column("sequence_id").to_pylist())
+        if warehouse.one("runs/count_receipts", stage="score", identity=identity) == (0,):
+            receipt(warehouse, "score", identity, rows.num_rows, run_id)
+    return int(rows.num_rows)
+
+
+def write_scoring(
+    warehouse: Warehouse, ids: ValueIdentities, tokenization_id: str, snapshot_id: str, settings: Mapping[str, Any], run_id: str
+) -> bool:
+    """Make a scoring whose values are complete for a snapshot the current one.
+
+    Returns:
+        whether anything was written.
+    """
+    current = (warehouse.pointer("snapshot"), warehouse.pointer("tokenization"), warehouse.pointer("scoring"))
+    if current == (snapshot_id, tokenization_id, ids.scoring_id):
+        return False
+    with warehouse.transaction():
+        if warehouse.one("values/count_scorings", scoring_id=ids.scoring_id) == (0,):
+            warehouse.run(
+                "values/insert_scoring",
+                scoring_id=ids.scoring_id, tokenization_id=tokenization_id, adapt_values_id=ids.adapt_values_id,
+                stab_values_id=ids.stab_values_id, signals_id=ids.signals_id, ref_signals_id=ids.ref_signals_id,
+                settings=json.dumps(settings, sort_keys=True), run_id=run_id,
+            )  # fmt: skip
+        warehouse.point("snapshot", snapshot_id)
+        warehouse.point("tokenization", tokenization_id)
+        warehouse.point("scoring", ids.scoring_id)
+    return True
+
+
+def write_training(
+    warehouse: Warehouse, training_id: str, policy: str, mask_id: str, release_id: str, settings: str, checkpoint: str,
+    metrics: Sequence[tuple[int, str, float]], run_id: str,
+) -> None:  # fmt: skip
+    """Store a completed training with its metrics (step, metric, value) and its receipt; an older one of the same identity goes."""
+    frame = pl.DataFrame(list(metrics), schema={"step": pl.UInt64, "metric": pl.String, "value": pl.Float64}, orient="row")
+    with warehouse.transaction():
+        warehouse.run("training/delete_training", training_id=training_id)
+        warehouse.run("training/delete_metrics", training_id=training_id)
+        warehouse.run(
+            "training/insert_training", training_id=training_id, policy=policy, mask_id=mask_id, release_id=release_id, settings=settings,
+            checkpoint=checkpoint, run_id=run_id,
+        )  # fmt: skip
+        warehouse.insert("training/insert_metrics", frame, training_id=training_id)
+        receipt(warehouse, "train", training_id, len(metrics), run_id)
