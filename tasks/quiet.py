@@ -1,5 +1,6 @@
 """Prefect, Hugging Face and friends kept quiet and on this machine. Called before they are imported; what the user set wins."""
 
+import atexit
 import logging
 import os
 
@@ -20,9 +21,15 @@ def configure() -> None:
     """Set the environment and our own log: warnings to stderr, one line each."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    atexit.register(_close_stderr)  # registered first, so it runs last
     logger = logging.getLogger("alphatoken")
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+
+
+def _close_stderr() -> None:
+    """Close stderr when Python is done: DuckDB 2.0's binding prints some forty lines about leaks of its own while it is torn down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

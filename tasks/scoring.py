@@ -224,9 +224,7 @@ def _score_part(
         MemoryError: never; it becomes OutOfMemoryInBatchError.
     """
     wanted = pa.table({"sequence_id": [s for batch in batches for s in batch]})
-    warehouse.con.register("incoming", wanted)
-    fetched = warehouse.run("values/fetch_sequences").fetchall()
-    warehouse.con.unregister("incoming")
+    fetched = warehouse.join("values/fetch_sequences", wanted)
     content = {s: (ids, positions) for s, ids, positions in fetched}
     rows = []
     for batch in batches:

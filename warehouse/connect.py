@@ -124,9 +124,20 @@ class Warehouse:
 
     def insert(self, name: str, incoming: object, /, **parameters: Any) -> None:
         """Execute an SQL file that reads the table `incoming`: an Arrow table or a Polars frame."""
+        self.con.complete()
         self.con.register("incoming", incoming)
         try:
             self.run(name, **parameters)
+            self.con.complete()
+        finally:
+            self.con.unregister("incoming")
+
+    def join(self, name: str, incoming: object, /, **parameters: Any) -> list[tuple[Any, ...]]:
+        """Execute an SQL file that reads the table `incoming`, and fetch its rows."""
+        self.con.complete()
+        self.con.register("incoming", incoming)
+        try:
+            return self.run(name, **parameters).fetchall()
         finally:
             self.con.unregister("incoming")
 

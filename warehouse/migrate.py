@@ -43,8 +43,8 @@ def ensure_schema(con: duckdb.DuckDBPyConnection) -> None:
     Raises:
         SchemaVersionError: the file has another version's stamp.
     """
-    found = con.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'record' AND table_name = 'meta'").fetchone()
-    if found == (0,):
+    found = con.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'record' AND table_name = 'meta'").fetchall()
+    if found == [(0,)]:
         con.execute("BEGIN")
         con.execute(sql.load("schema/tables"))
         con.execute("INSERT INTO record.meta VALUES ($version, now()::TIMESTAMP)", {"version": SCHEMA_VERSION})
@@ -62,10 +62,10 @@ def check_version(con: duckdb.DuckDBPyConnection) -> None:
     Raises:
         SchemaVersionError: they differ.
     """
-    row = con.execute("SELECT schema_version FROM record.meta").fetchone()
-    if row != (SCHEMA_VERSION,):
+    rows = con.execute("SELECT schema_version FROM record.meta").fetchall()
+    if rows != [(SCHEMA_VERSION,)]:
         raise SchemaVersionError(
-            f"this warehouse has schema version {row[0] if row else 'none'}, this AlphaToken reads and writes version {SCHEMA_VERSION}; "
+            f"this warehouse has schema version {rows[0][0] if rows else 'none'}, this AlphaToken reads and writes version {SCHEMA_VERSION}; "
             "use the version that wrote it, or value the data again in a new warehouse.path"
         )
 

@@ -162,6 +162,17 @@ def test_ranks_that_sum_to_the_same_are_tied(warehouse):
     assert mask_of(warehouse, ranked) == {"s": [True, False, False, False, True, True]}
 
 
+def test_ranks_are_averages_among_equals_and_one_half_for_a_lone_value(warehouse):
+    ranked = PolicySettings(weights={"loss": 1, "entropy": 1}, normalization="rank", min_kept=0)
+    fill(warehouse, [Sequence("s", [1, 2, 3], {"loss": [1.0, 0.0, 1.0], "entropy": [0.0, 2.0, 1.0]})])  # 3/4 + 0, 0 + 1, 3/4 + 1/2
+    assert mask_of(warehouse, replace(ranked, keep=1 / 3)) == {"s": [False, False, True]}
+    assert mask_of(warehouse, replace(ranked, keep=2 / 3)) == {"s": [False, True, True]}
+    fill(warehouse, [Sequence("a", [1], {"loss": [7.0]}), Sequence("b", [1, 2, 3], {"loss": [1.0, 2.0, 3.0]})])
+    lone = by_loss(normalization="rank", normalize_over="response", scope="dataset", min_kept=0)
+    assert mask_of(warehouse, replace(lone, keep=1 / 4)) == {"a": [False], "b": [False, False, True]}
+    assert mask_of(warehouse, replace(lone, keep=2 / 4)) == {"a": [True], "b": [False, False, True]}
+
+
 def test_full_keeps_every_response_token_and_the_others_none_without_a_loss(warehouse):
     direct = [None, 1.0, 2.0]
     fill(warehouse, [Sequence("s", [0, 1, 2], dict.fromkeys(COLUMNS[:4], direct)), Sequence("none", [0], {}), Sequence("empty", [], {})])
@@ -171,6 +182,16 @@ def test_full_keeps_every_response_token_and_the_others_none_without_a_loss(ware
 
 
 # ---- laws
+
+
+def test_random_has_the_rate_of_a_selection_by_value(warehouse):
+    values = dict.fromkeys(COLUMNS[:4], [None] + [float(i) for i in range(24)])
+    fill(warehouse, [Sequence(name, list(range(25)), values, end_of_turn=tuple(range(15, 25))) for name in "abcd"])
+    for scope, num_kept in (("response", 4 * (10 + 7)), ("dataset", 40 + 28)):  # eligible: positions 1 to 14, half of them kept
+        for name in ("default", "random"):
+            mask = mask_of(warehouse, replace(BUILT_IN[name], keep=0.5, scope=scope))
+            assert sum(map(sum, mask.values())) == num_kept
+            assert not any(kept[0] for kept in mask.values())
 
 
 def test_appended_sequences_do_not_reshuffle_random_in_the_scope_of_responses(warehouse):
@@ -193,8 +214,12 @@ def test_appended_sequences_do_not_reshuffle_random_in_the_scope_of_responses(wa
 @pytest.mark.parametrize("normalization", ["zscore", "rank"])
 def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization):
     draw = random.Random(0)
+
+    def value():  # large ones that cancel: the last bits of a sum, which depend on its order, then decide
+        return draw.gauss(0, 1) if draw.random() < 0.99 else draw.choice([-1e20, 1e20])
+
     sequences = [
-        Sequence(f"{i:05}", [1, 2, 3, 4], {c: [draw.gauss(1e-3, 1) for _ in range(4)] for c in COLUMNS[:4]}, sources=(draw.choice("xyz"),))
+        Sequence(f"{i:05}", [1, 2, 3, 4], {c: [value() for _ in range(4)] for c in COLUMNS[:4]}, sources=(draw.choice("xyz"),))
         for i in range(20_000)
     ]
     policy = PolicySettings(normalization=normalization, normalize_over="source", scope="dataset", keep=0.37, min_kept=0)

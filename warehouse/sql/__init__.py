@@ -24,6 +24,7 @@ def load(name: str) -> str:
 
 def frame(con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
     """Run a query and fetch its rows as a Polars frame."""
+    con.complete()  # a result that nobody fetched, such as the count of an INSERT, is in the way
     relation = con.sql(query, params=parameters or None)
     if relation is None:  # a statement without rows
         return pl.DataFrame()

@@ -1,0 +1,72 @@
+"""What several test modules share: a tiny model, a small data set, folders of projects made of them, and Prefect's test server.
+
+Nothing heavy is imported before a fixture needs it: tests/models runs with torch and transformers alone.
+"""
+
+import os
+
+from tasks.quiet import configure
+
+configure()
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only wait for one another in models this small
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest  # ruff: ignore[module-import-not-at-top-of-file] - the environment comes first
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """Prefect's temporary server, one for all tests; without the heartbeat, whose thread sleeps a second in every flow run."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """The folder that projects are copies of: model, data files, configuration; never valued itself."""
+    from tests.flows import world
+
+    return world.make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def project(template, tmp_path):
+    """A project of its own, nothing valued yet."""
+    from tests.flows import world
+
+    with world.without_prefect():
+        yield world.Project.copy_of(template, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def valued_once(template, tmp_path_factory):
+    """A project valued once; to be copied, not used."""
+    from tests.flows import world
+
+    made = world.Project.copy_of(template, tmp_path_factory.mktemp("valued") / "project")
+    with world.without_prefect():
+        made.value()
+    return made
+
+
+@pytest.fixture
+def valued(valued_once, tmp_path):
+    """A project of its own, valued once."""
+    from tests.flows import world
+
+    with world.without_prefect():
+        copy = world.Project.copy_of(valued_once.folder, tmp_path / "valued")
+        copy.value()  # notes where the copied files lie now, so that a further run has nothing to write
+        yield copy
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """Processes that may be killed; see tests/flows/driver.py."""
+    from tests.flows.driver import Driver
+
+    with Driver(tmp_path_factory.mktemp("driver") / "log") as running:
+        yield running
