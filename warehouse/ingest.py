@@ -21,27 +21,30 @@ REJECTED_SCHEMA = {"file": pl.String, "line": pl.UInt32, "reason": pl.String, "r
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSettings:
-    """One data set: where its rows are and how to read them."""
+    """One data set: where its rows are and how to read them.
+
+    Attributes:
+        path: File, glob, folder (of files, or written by `save_to_disk`) or hub name; or several, read in the order given. A
+            file listed twice is read twice and doubles the multiplicity of its examples.
+        split: Split of a Hugging Face data set that has splits; files have none.
+        name: Configuration of a hub data set, such as "main" for openai/gsm8k.
+        columns: Role -> column, for columns that no known layout names: {"instruction": "instruction", "input": "context",
+            "output": "response"}.
+        limit: Rows to take, good or bad, in the order they are read: paths as listed, files of a folder or glob by name, rows
+            as they lie.
+        offset: Rows to skip before the first one taken, in the same order; blank lines are not rows.
+        max_rejected_share: Largest share of bad rows among the rows read, 0 to 1; more stop the run.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     path: str | tuple[str, ...]
-    """File, glob, folder (of files, or written by `save_to_disk`) or hub name; or several, read in the order given.
-
-    A file listed twice is read twice and doubles the multiplicity of its examples.
-    """
     split: str = "train"
-    """Split of a Hugging Face data set that has splits; files have none."""
     name: str | None = None
-    """Configuration of a hub data set, such as "main" for openai/gsm8k."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Role -> column, for columns that no known layout names: {"instruction": "instruction", "input": "context", "output": "response"}."""
     limit: int | None = None
-    """Rows to take, good or bad, in the order they are read: paths as listed, files of a folder or glob by name, rows as they lie."""
     offset: int = 0
-    """Rows to skip before the first one taken, in the same order; blank lines are not rows."""
     max_rejected_share: float = 0.05
-    """Largest share of bad rows among the rows read, 0 to 1; more stop the run."""
 
     def __post_init__(self) -> None:
         """Check bounds.
