@@ -40,23 +40,33 @@ def attention_tangents(
     length, num_keys = query.shape[-2], key.shape[-2]
     block = max(16, _ATTENTION_BLOCK_ELEMENTS // (query.shape[0] * query.shape[1] * num_keys))
     outputs = [torch.empty_like(query[..., : value.shape[-1]]) for _ in tangents]
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    query = query * scale
+    # dq kᵀ + q dkᵀ as one product of twice the width
+    doubled = [(torch.cat([dq * scale, query], -1), torch.cat([key, dk], -1), dv) for dq, dk, dv in tangents]
     for start in range(0, length, block):
         stop = min(start + block, length)
         seen = stop if is_causal else num_keys
-        scores = (query[..., start:stop, :] @ key[..., :seen, :].mT).to(wide) * scale
-        if is_causal:
-            future = torch.ones(stop - start, seen, dtype=torch.bool, device=query.device).triu(start + 1)
-            scores.masked_fill_(future, torch.finfo(wide).min)
-        elif mask is not None:
-            part = mask[..., start:stop, :seen] if mask.shape[-2] > 1 else mask[..., :seen]
-            scores = scores.masked_fill_(~part, torch.finfo(wide).min) if part.dtype == torch.bool else scores + part.to(wide)
-        weights = scores.softmax(-1)
-        half = weights.to(query.dtype)
-        for output, (dq, dk, dv) in zip(outputs, tangents, strict=True):
-            moved = dq[..., start:stop, :] @ key[..., :seen, :].mT
-            moved += query[..., start:stop, :] @ dk[..., :seen, :].mT
-            moved = moved.to(wide).mul_(scale).mul_(weights)
-            moved -= weights * moved.sum(-1, keepdim=True)
-            output[..., start:stop, :] = half @ dv[..., :seen, :] + moved.to(query.dtype) @ value[..., :seen, :]
+        weights = _weights(query[..., start:stop, :], key[..., :seen, :], mask, start, is_causal)
+        primal = weights @ value[..., :seen, :]
+        for output, (both_queries, both_keys, dv) in zip(outputs, doubled, strict=True):
+            moved = both_queries[..., start:stop, :] @ both_keys[..., :seen, :].mT
+            moved *= weights
+            # softmax's derivative is P ∘ (Ṡ − Σ P Ṡ); the second part times v is that sum times the output
+            drop = moved.sum(-1, keepdim=True) * primal
+            output[..., start:stop, :] = weights @ dv[..., :seen, :] + moved @ value[..., :seen, :] - drop
     return tuple(outputs)
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, start: int, is_causal: bool) -> Tensor:
+    """Compute the attention weights of a block of queries; the softmax runs in float32 at least."""
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    scores = (query @ key.mT).to(wide)
+    stop, lowest = start + query.shape[-2], torch.finfo(wide).min
+    if is_causal:
+        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=query.device).triu(1)
+        scores[..., start:stop].masked_fill_(future, lowest)
+    elif mask is not None:
+        part = mask[..., start:stop, :] if mask.shape[-2] > 1 else mask
+        part = part[..., : key.shape[-2]]
+        scores = scores.masked_fill_(~part, lowest) if part.dtype == torch.bool else scores.add_(part.to(wide)).clamp_min_(lowest)
+    return scores.softmax(-1).to(query.dtype)

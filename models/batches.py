@@ -15,20 +15,25 @@ class TokenBatch:
         input_ids_BT: int64, [B, T]; padding holds id 0.
         attention_mask_BT: int64, [B, T]; 1 on tokens, 0 on padding.
         weights_BT: float32, [B, T]; the weight w_u of each token in the objective (DESIGN 3): 1 on response tokens, 0 elsewhere.
+        padded_left: whether padding may stand before the tokens. Behind them it needs no mask: causal attention never looks there.
     """
 
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     weights_BT: Tensor
+    padded_left: bool = False
 
     @property
     def position_ids_BT(self) -> Tensor:
-        """Positions counted over real tokens only (int64, [B, T]), so that padding on either side changes nothing."""
-        return (self.attention_mask_BT.cumsum(-1) - 1).clamp_min(0)
+        """Positions of the tokens in their sequences (int64, [B, T]), so that padding on either side changes nothing."""
+        if self.padded_left:
+            return (self.attention_mask_BT.cumsum(-1) - 1).clamp_min(0)
+        return torch.arange(self.input_ids_BT.shape[1], device=self.input_ids_BT.device).expand(self.input_ids_BT.shape)
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """Copy to a device."""
-        return TokenBatch(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.weights_BT.to(device))
+        tensors = (self.input_ids_BT, self.attention_mask_BT, self.weights_BT)
+        return TokenBatch(*(t.to(device) for t in tensors), padded_left=self.padded_left)
 
 
 def collate(token_ids: Sequence[Sequence[int]], response_positions: Sequence[Sequence[int]], *, pad_left: bool = False) -> TokenBatch:
@@ -52,7 +57,7 @@ def collate(token_ids: Sequence[Sequence[int]], response_positions: Sequence[Seq
         input_ids_BT[row, first : first + length] = torch.as_tensor(ids)
         attention_mask_BT[row, first : first + length] = 1
         weights_BT[row, torch.as_tensor(positions, dtype=torch.long) + first] = 1.0
-    return TokenBatch(input_ids_BT, attention_mask_BT, weights_BT)
+    return TokenBatch(input_ids_BT, attention_mask_BT, weights_BT, padded_left=pad_left)
 
 
 def plan_batches(lengths: Iterable[tuple[str, int]], batch_tokens: int) -> list[list[str]]:

@@ -10,13 +10,15 @@ IGNORED_LABEL = -100
 
 
 def model_inputs(batch: TokenBatch) -> dict[str, object]:
-    """Keyword arguments of a causal language model for this batch: no cache, positions counted over real tokens."""
-    return {
-        "input_ids": batch.input_ids_BT,
-        "attention_mask": batch.attention_mask_BT,
-        "position_ids": batch.position_ids_BT,
-        "use_cache": False,
-    }
+    """Write the keyword arguments of a causal language model for a batch: no cache, and a mask only where padding comes first.
+
+    Positions are plain counts where there is no mask: transformers would read repeated ones as packed sequences.
+
+    Returns:
+        input_ids, position_ids, use_cache, and perhaps attention_mask.
+    """
+    inputs = {"input_ids": batch.input_ids_BT, "position_ids": batch.position_ids_BT, "use_cache": False}
+    return {**inputs, "attention_mask": batch.attention_mask_BT} if batch.padded_left else inputs
 
 
 def counted(batch: TokenBatch) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ Tensors stay plain tensors, so model code runs unchanged. A function without a f
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ Tangent = tuple[Tensor | None, ...]
 """One tensor per direction, of the shape of its primal; None stands for zero."""
 
 _HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}
+_PRODUCTS = {"mul", "__mul__", "__rmul__"}
 
 
 class Tangents(TorchFunctionMode):
@@ -97,11 +99,12 @@ class Tangents(TorchFunctionMode):
         Returns:
             (per direction the outputs' tangents, per direction those with the activations held fixed or None).
         """
-        tangents = [_jvp(func, args, kwargs, k) for k in range(self._num)]
+        rule = _product if getattr(func, "__name__", "") in _PRODUCTS and not kwargs else partial(_jvp, func)
+        tangents = [rule(args, kwargs, k) for k in range(self._num)]
         meets_activation = any(t.requires_grad for t in _tensors(args, kwargs))
         if not (meets_activation and any(_is_parameter_like(t) for t in tracked)):
             return tangents, None
-        return tangents, [_jvp(func, args, kwargs, k, parameters_only=True) for k in range(self._num)]
+        return tangents, [rule(args, kwargs, k, parameters_only=True) for k in range(self._num)]
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         is_head = weight is self._output_weight
@@ -272,6 +275,22 @@ def _jvp(
     with torch.no_grad(), forward_ad.dual_level():
         output = func(*tree_map(dual, args), **tree_map(dual, kwargs))
         return [forward_ad.unpack_dual(o).tangent for o in _float_tensors(output)]  # type: ignore[no-untyped-call]
+
+
+def _product(args: tuple[Any, ...], kwargs: dict[str, Any], k: int, *, parameters_only: bool = False) -> list[Tensor | None]:
+    """Return the tangent of a product without computing the product again; norms, gates and rotations are products."""
+    assert not kwargs, "products with keywords go the general way"
+    total = None
+    with torch.no_grad():
+        for own, other in (args, args[::-1]):
+            tangents = getattr(own, "_tangents", None)
+            if tangents is None or tangents[k] is None or (parameters_only and not _is_parameter_like(own)):
+                continue
+            total = tangents[k] * other if total is None else torch.addcmul(total, tangents[k], other)
+    if total is not None:  # tangents have the shape of the product, also where one factor is broadcast
+        shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))
+        total = total.expand(shape)
+    return [total]
 
 
 def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from warehouse.policies import BUILT_IN, PolicySettings
 
 from models.chat import TokenizeSettings
 from models.settings import ModelSettings, ScoringSettings, TrainingSettings
 from warehouse.ingest import SourceSettings
+from warehouse.policies import BUILT_IN, PolicySettings
 from warehouse.settings import WarehouseSettings
 
 
@@ -41,7 +41,7 @@ class DataSettings:
     train: SourceSettings
     validation: SourceSettings
     evaluation: SourceSettings | None = None
-    retention: str | None = None
+    retention: SourceSettings | None = None
     tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
 
 
@@ -113,10 +113,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Configuration:
     """
     if not path.is_file():
         raise ConfigurationError(f"there is no configuration file {path}; write one with `alphatoken init`, or give its path")
+    if wrong := [o for o in overrides if "=" not in o]:
+        raise ConfigurationError(f"an override is {wrong[0]!r}, expected SECTION.KEY=VALUE, such as training.epochs=2")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         changes = [(key, yaml.safe_load(value)) for key, _, value in (o.partition("=") for o in overrides)]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} or an override is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{path} holds {type(raw).__name__}, expected sections data, model, scoring, policy, training, warehouse")
@@ -136,15 +138,28 @@ def build(raw: dict[str, Any], base: Path, where: str) -> Configuration:
     """
     data = raw.get("data")
     if isinstance(data, dict):
-        raw = {**raw, "data": {k: _source(v) if k in ("train", "validation", "evaluation") else v for k, v in data.items()}}
+        raw = {**raw, "data": {k: _source(v) if k in ("train", "validation", "evaluation", "retention") else v for k, v in data.items()}}
     unknown = list(_unknown_keys(raw, Configuration, ""))
     if unknown:
         raise ConfigurationError(f"{where}: " + "; ".join(unknown))
     try:
         return TypeAdapter(Configuration).validate_python({**raw, "base": base})
     except ValidationError as error:
-        faults = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg'].removeprefix('Value error, ')}{_got(e)}" for e in error.errors()]
+        faults = dict.fromkeys(_fault(e) for e in error.errors())  # in order, each once
         raise ConfigurationError(f"{where}: " + "; ".join(faults)) from error
+
+
+def _fault(error: Any) -> str:
+    """Say in one sentence which setting does not fit, and why."""
+    keys = [str(key) for key in error["loc"]]
+    branch = next((i for i, key in enumerate(keys) if key == "str" or key.startswith("tuple[")), None)
+    path = ".".join(keys[:branch])
+    if branch is not None:
+        return f"{path}: expected text or a list of texts"
+    if error["type"] in {"dataclass_type", "dict_type"}:
+        return f"{path}: expected a section with lines of `key: value`, got {type(error['input']).__name__} {error['input']!r:.80}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message if message.startswith(path) else f"{path}: {message}{_got(error)}"
 
 
 def _got(error: Any) -> str:
@@ -159,7 +174,7 @@ def _source(value: Any) -> Any:
 def _override(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         below = raw.get(key)
-        if isinstance(below, str):
+        if isinstance(below, str | list):
             below = {"path": below}
         raw[key] = below if isinstance(below, dict) else {}
         raw = raw[key]

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,16 +54,7 @@ class Warehouse:
         self.folder = folder
         self._note_run = note_run
         limits = settings or WarehouseSettings()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PermissionError(
-                f"the warehouse folder {folder} cannot be made: {error}; set warehouse.path to a writable folder"
-            ) from error
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(
-                f"the warehouse folder {folder} is not writable; set warehouse.path to another folder or change its rights"
-            )
+        _require_writable(folder)
         self.con = duckdb.connect(
             config={
                 "memory_limit": limits.memory_limit,
@@ -124,22 +115,25 @@ class Warehouse:
 
     def insert(self, name: str, incoming: object, /, **parameters: Any) -> None:
         """Execute an SQL file that reads the table `incoming`: an Arrow table or a Polars frame."""
-        self.con.complete()
-        self.con.register("incoming", incoming)
-        try:
+        with self._incoming(incoming):
             self.run(name, **parameters)
             self.con.complete()
-        finally:
-            self.con.unregister("incoming")
 
     def join(self, name: str, incoming: object, /, **parameters: Any) -> list[tuple[Any, ...]]:
         """Execute an SQL file that reads the table `incoming`, and fetch its rows."""
+        with self._incoming(incoming):
+            rows: list[tuple[Any, ...]] = self.run(name, **parameters).fetchall()
+        return rows
+
+    @contextmanager
+    def _incoming(self, table: object) -> Generator[None]:
         self.con.complete()
-        self.con.register("incoming", incoming)
+        self.con.register("incoming", table)
         try:
-            return self.run(name, **parameters).fetchall()
+            yield
         finally:
-            self.con.unregister("incoming")
+            with suppress(duckdb.TransactionException):  # an aborted transaction refuses, and must not hide its cause
+                self.con.unregister("incoming")
 
     def pointer(self, name: str) -> str | None:
         """Read which snapshot, tokenization, scoring or mask is the current one."""
@@ -159,6 +153,20 @@ class Warehouse:
         return True
 
 
+def _require_writable(folder: Path) -> None:
+    """Make a warehouse's folder.
+
+    Raises:
+        PermissionError: it cannot be made or written; the message says what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(f"the warehouse folder {folder} cannot be made: {error}; set warehouse.path to a writable folder") from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the warehouse folder {folder} is not writable; set warehouse.path to another folder or change its rights")
+
+
 @contextmanager
 def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]:
     """Hold the writer's lock for the time of the block.
@@ -174,9 +182,10 @@ def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]
         nothing.
 
     Raises:
+        PermissionError: the folder cannot be written.
         WarehouseBusyError: the lock was not free in time; the message names the holder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _require_writable(folder)
     path = folder / "writer.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -136,14 +136,14 @@ def read_examples(settings: SourceSettings, base: Path) -> Ingested:
     return ingested
 
 
-def read_texts(path: str | Sequence[str], base: Path) -> list[str]:
+def read_texts(settings: SourceSettings, base: Path) -> list[str]:
     r"""Read plain text, such as a retention text, in order of first appearance, stripped, without empty ones and duplicates.
 
     A .txt file is split at lines that consist of <|endoftext|>, or at blank lines if there are none. Rows of other files give
-    their `text` column, else prompt and response joined by a newline.
+    their `text` column, else prompt and response joined by a newline. `limit` and `offset` count texts as they are read.
 
     Args:
-        path: file, glob, folder or hub name (its split "train"), or several.
+        settings: where the texts are.
         base: folder that relative paths start from.
 
     Returns:
@@ -152,10 +152,11 @@ def read_texts(path: str | Sequence[str], base: Path) -> list[str]:
     Raises:
         ValueError: a row has neither a text nor a prompt and response, or no text is left.
     """
-    normalise = Normaliser({})
+    normalise = Normaliser(settings.columns)
     texts: dict[str, None] = {}
-    settings = SourceSettings(path=path if isinstance(path, str) else tuple(path))
-    for file, (line, row, _) in read_rows(settings, base, {**READERS, ".txt": read_txt}):
+    stop = None if settings.limit is None else settings.offset + settings.limit
+    rows = read_rows(settings, base, {**READERS, ".txt": read_txt})
+    for file, (line, row, _) in itertools.islice(rows, settings.offset, stop):
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -168,7 +169,7 @@ def read_texts(path: str | Sequence[str], base: Path) -> list[str]:
         texts.setdefault(text.strip())
     texts.pop("", None)
     if not texts:
-        raise ValueError(f"{path}: no text in it; expected at least one that is not blank; check the path")
+        raise ValueError(f"{settings.path}: no text in it; expected at least one that is not blank; check the path")
     return list(texts)
 
 

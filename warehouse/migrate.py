@@ -47,7 +47,7 @@ def ensure_schema(con: duckdb.DuckDBPyConnection) -> None:
     if found == [(0,)]:
         con.execute("BEGIN")
         con.execute(sql.load("schema/tables"))
-        con.execute("INSERT INTO record.meta VALUES ($version, now()::TIMESTAMP)", {"version": SCHEMA_VERSION})
+        con.execute("INSERT INTO record.meta VALUES ($version, make_timestamp(epoch_us(now())))", {"version": SCHEMA_VERSION})
         for name in VIEWS:
             con.execute(sql.load(f"views/{name}"))
         _comment(con)

@@ -40,15 +40,19 @@ class Reader:
             SchemaVersionError: another version of AlphaToken wrote it.
             IOException: the file cannot be read.
         """
-        for _ in range(3):
+        for last in (False, False, True):
             self.release: Release = current_release(folder)
             try:
                 self.con = duckdb.connect(str(self.release.database), read_only=True, config=dict(_LOCKED_DOWN))
                 break
             except duckdb.IOException:
-                if self.release.database.is_file():  # not pruned between the look at CURRENT and the opening: a real fault
+                if last or self.release.database.is_file():  # not pruned between the look at CURRENT and the opening: a real fault
                     raise
-        check_version(self.con)
+        try:
+            check_version(self.con)
+        except BaseException:
+            self.con.close()
+            raise
 
     def run(self, name: str, /, **parameters: Any) -> duckdb.DuckDBPyConnection:
         """Execute one of our SQL files, as `Warehouse.run` does."""

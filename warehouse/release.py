@@ -90,12 +90,14 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
         release_id = _identity(warehouse)
         releases = folder / "releases"
         pointer = releases / "CURRENT"
-        if pointer.is_file() and pointer.read_text().strip() == release_id:
+        there = (releases / release_id / "manifest.json").is_file()
+        if there and pointer.is_file() and pointer.read_text().strip() == release_id:
             return current_release(folder), False
         warehouse.con.execute("CHECKPOINT")
     releases.mkdir(exist_ok=True)
     target = releases / release_id
-    if not target.is_dir():
+    if not there:
+        shutil.rmtree(target, ignore_errors=True)  # damaged: nothing of ours leaves a release without its manifest
         partial = releases / f".{release_id}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
@@ -149,7 +151,9 @@ def _prune(releases: Path, current: str, keep: int) -> None:
     found = sorted((_read(p) for p in releases.iterdir() if (p / "manifest.json").is_file()), key=lambda r: r.created_at, reverse=True)
     for release in found[keep:]:
         if release.release_id != current and not _readers(release):
-            shutil.rmtree(release.folder)
+            doomed = releases / f".{release.release_id}.partial"
+            release.folder.rename(doomed)  # whole or gone for whoever looks, also when this process is killed in between
+            shutil.rmtree(doomed)
 
 
 def _readers(release: Release) -> list[Path]:
@@ -173,10 +177,9 @@ def opened(folder: Path) -> Generator[tuple[duckdb.DuckDBPyConnection, Release]]
     release = current_release(folder)
     mark = release.folder / f"reader-{os.getpid()}"
     mark.touch()
-    con = duckdb.connect(str(release.database), read_only=True)
     try:
-        check_version(con)
-        yield con, release
+        with duckdb.connect(str(release.database), read_only=True) as con:
+            check_version(con)
+            yield con, release
     finally:
-        con.close()
         mark.unlink(missing_ok=True)

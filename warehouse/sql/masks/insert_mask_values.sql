@@ -1,9 +1,9 @@
 -- The mask of mask_scores. A token is kept if it is among the ceil($keep * eligible) highest of its scope, or among the $min_kept
 -- highest of its response, or protected. Total order: score from high to low, then position, then sequence_id (number). NULL scores are
 -- not eligible and never kept on their score.
--- Nothing is sorted in long form within a response: the k-th highest score is the threshold; only where it is tied with the next one
--- decides the position of the last tie that is still kept (NULL: all ties are). ceil: 0.1 * 30 is 3.0000000000000004 in binary; a
--- relative 1e-12 is taken off first, far above that noise and far below one token in any data set.
+-- Within a response nothing goes through long form: the k-th highest score is the threshold, and where the next one equals it, the
+-- position of the last tie still kept is looked up (NULL: all ties are kept). Wider scopes do the same with one sort of scores alone.
+-- ceil: 0.07 * 100 is 7.000000000000001 in binary; a relative 1e-12 is taken off first, far above that noise and far below one token.
 -- Grain: one row per sequence. Parameters: $mask_id, $scope: response, source or dataset; $keep, $min_kept.
 INSERT INTO record.mask_values (mask_id, sequence_id, keep)
 WITH responses AS (

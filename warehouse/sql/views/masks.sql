@@ -1,7 +1,9 @@
 -- Masks with their policy and what they keep.
--- Grain: one row per mask.
+-- Grain: one row per mask; a current mask has one per policy that gives it (policies with equal settings share a mask).
 CREATE OR REPLACE VIEW masks AS
 SELECT
-    mask_id, policy, mask_id IN (SELECT value FROM record.pointers WHERE name LIKE 'mask:%') AS is_current, settings, scoring_id,
-    snapshot_id, num_tokens, num_kept, num_kept / nullif(num_tokens, 0)::DOUBLE AS kept_share, run_id, created_at
-FROM record.masks
+    masks.mask_id, coalesce(pointers.name[6:], masks.policy) AS policy, pointers.name IS NOT NULL AS is_current, masks.settings,
+    masks.scoring_id, masks.snapshot_id, masks.num_tokens, masks.num_kept,
+    masks.num_kept / nullif(masks.num_tokens, 0)::DOUBLE AS kept_share, masks.run_id, masks.created_at
+FROM record.masks AS masks
+LEFT JOIN record.pointers AS pointers ON pointers.value = masks.mask_id AND pointers.name LIKE 'mask:%'

@@ -1,0 +1,1 @@
+"""Benchmarks anyone can run: they print tables and assert nothing."""
