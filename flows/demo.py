@@ -34,7 +34,7 @@ model: {reference: base-model}
 scoring:
   warmup: {steps: 40, batch_size: 16, learning_rate: 1.0e-3, seed: 7}
   fisher: {num_sequences: 128, num_tokens: 64}
-training: {batch_size: 16, epochs: 2, learning_rate: 2.0e-3, seed: 7}
+training: {batch_size: 16, epochs: 2, learning_rate: 5.0e-4, seed: 7}
 """
 
 _QUERIES = (

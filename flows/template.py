@@ -54,13 +54,18 @@ def configuration_text(model: str, train: str, validation: str, evaluation: str 
         YAML with comments.
     """
     return _TEXT.format(
-        model=json.dumps(model),
-        train=json.dumps(train),
-        validation=json.dumps(validation),
+        model=_quoted(model),
+        train=_quoted(train),
+        validation=_quoted(validation),
         evaluation=_line("evaluation", evaluation, "other examples of the target task: measure training"),
         retention=_line("retention", retention, "text that the reference model knows: measures forgetting"),
     )
 
 
 def _line(name: str, value: str | None, meaning: str) -> str:
-    return f"  # {name}: FILE            # {meaning}" if value is None else f"  {name}: {json.dumps(value)}   # {meaning}"
+    return f"  # {name}: FILE            # {meaning}" if value is None else f"  {name}: {_quoted(value)}   # {meaning}"
+
+
+def _quoted(text: str) -> str:
+    """Quote for YAML; other characters than ASCII stay as they are (JSON's escapes of emoji are not YAML's)."""
+    return json.dumps(text, ensure_ascii=False)

@@ -111,7 +111,7 @@ def mask_tokens(config_path: str, overrides: Sequence[str] = (), policy: str | N
 class noted:  # ruff: ignore[invalid-class-name] - used as a statement
     """Notes how a run ended, if it wrote anything, and then writes the release.
 
-    A failed run is noted with its error, and what it had committed is released, too: it is complete.
+    A failed run is noted with its error. What it had committed stays, and is released by the next run that completes.
     """
 
     def __init__(self, run: Run) -> None:

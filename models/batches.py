@@ -1,7 +1,7 @@
 """Batches of token sequences: the plan that fixes which sequences share a batch, and padding."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,8 +32,16 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """Copy to a device."""
-        tensors = (self.input_ids_BT, self.attention_mask_BT, self.weights_BT)
-        return TokenBatch(*(t.to(device) for t in tensors), padded_left=self.padded_left)
+        return self.map(lambda tensor_BT: tensor_BT.to(device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        """Apply a function to every tensor."""
+        return replace(
+            self,
+            input_ids_BT=function(self.input_ids_BT),
+            attention_mask_BT=function(self.attention_mask_BT),
+            weights_BT=function(self.weights_BT),
+        )
 
 
 def collate(token_ids: Sequence[Sequence[int]], response_positions: Sequence[Sequence[int]], *, pad_left: bool = False) -> TokenBatch:

@@ -117,8 +117,7 @@ def _with_telling_width(model: nn.Module, batch: TokenBatch) -> TokenBatch:
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]
     if batch.input_ids_BT.shape[1] not in {getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0)}:
         return batch
-    tensors = (batch.input_ids_BT, batch.attention_mask_BT, batch.weights_BT)
-    return TokenBatch(*(functional.pad(t, (0, 1)) for t in tensors), padded_left=batch.padded_left)
+    return batch.map(lambda tensor_BT: functional.pad(tensor_BT, (0, 1)))
 
 
 def scale_directions(model: nn.Module, directions: Mapping[str, Direction]) -> ScaledDirections:

@@ -1,5 +1,6 @@
 """Settings of the numerics, and the versions of their code. No torch here: the command line reads this without loading it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -45,7 +46,7 @@ class WarmupSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1 or self.learning_rate <= 0:
+        if self.steps < 0 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"scoring.warmup: steps {self.steps} (at least 0), batch_size {self.batch_size} (at least 1), "
                 f"learning_rate {self.learning_rate} (above 0)"
@@ -178,7 +179,8 @@ class TrainingSettings:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"training.{name} is {value}; it must be at least 1")
-        if self.epochs <= 0 or (self.max_steps is not None and self.max_steps < 1) or self.learning_rate <= 0:
+        rates = (self.epochs, self.learning_rate)
+        if not all(0 < rate < math.inf for rate in rates) or (self.max_steps is not None and self.max_steps < 1):
             raise ValueError(
-                f"training: epochs {self.epochs}, max_steps {self.max_steps}, learning_rate {self.learning_rate}; all must be positive"
+                f"training: epochs {self.epochs}, max_steps {self.max_steps}, learning_rate {self.learning_rate}; all must be positive and finite"
             )

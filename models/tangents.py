@@ -288,7 +288,7 @@ def _product(args: tuple[Any, ...], kwargs: dict[str, Any], k: int, *, parameter
                 continue
             total = tangents[k] * other if total is None else torch.addcmul(total, tangents[k], other)
     if total is not None:  # tangents have the shape of the product, also where one factor is broadcast
-        shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))
+        shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))  # type: ignore[no-untyped-call]
         total = total.expand(shape)
     return [total]
 

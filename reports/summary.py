@@ -28,7 +28,7 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("directions", f"{one['num_made']} artefacts made now{zero}"))
     if "score" in counts:
         one = counts["score"]
-        rate = f", {one['num_tokens'] / one['seconds']:,.0f} tokens/s" if one["num_tokens"] else ""
+        rate = f", {one['num_tokens'] / one['seconds']:,.0f} tokens/s" if one["num_tokens"] and one["seconds"] else ""
         bad = f"; {one['num_not_finite']:,} values not finite, stored as NULL" if one["num_not_finite"] else ""
         text = f"{one['num_tokens']:,} tokens of {one['num_sequences']:,} sequences scored in {one['seconds']:.1f} s{rate}{bad}"
         lines.append(("score", text))

@@ -1,5 +1,6 @@
 """Terminal output: summaries, answers to SQL, status, a response coloured by its tokens' values."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def print_rows(lines: Iterable[tuple[str, str]], title: str | None = None) -> No
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in lines:
-        table.add_row(label, Text(text))
+        table.add_row(Text(label), Text(text))
     Console().print(table)
 
 
@@ -56,15 +57,19 @@ def print_answer(frame: pl.DataFrame, form: str, out: Path | None) -> None:
 
 
 def _without_nesting(frame: pl.DataFrame) -> pl.DataFrame:
-    """Write lists as JSON text: CSV has none."""
+    """Write lists and structs as JSON text: CSV has none."""
     nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    return frame.with_columns(pl.col(name).map_elements(lambda v: str(v.to_list()), return_dtype=pl.String) for name in nested)
+    return frame.with_columns(pl.Series(name, [_json(value) for value in frame[name].to_list()], pl.String) for name in nested)
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _print_frame(frame: pl.DataFrame) -> None:
     table = Table()
     for name, kind in frame.schema.items():
-        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in frame.head(_MAX_ROWS).iter_rows():
         table.add_row(*(Text(_cell(value)) for value in row))
     Console().print(table)

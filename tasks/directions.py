@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.files import resolve_folder
+from models.files import resolve_folder, weight_files
 from tasks import identities
 from tasks.runs import Run
 from warehouse.connect import Warehouse
@@ -139,11 +139,14 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     config = run.config
     tokenization_id = identities.tokenization(warehouse, config).tokenization_id
     reference = identities.reference_folder(config)
+    check_weights(reference)
     reference_digest = identities.model_digest(warehouse, reference)
     artifacts = Artifacts(warehouse, run, snapshot_id, refresh=refresh)
     sequences = Sequences(warehouse, tokenization_id)
     if config.model.scoring is not None:
         scoring = resolve_folder(config.model.scoring, config.base, config.model.revision)
+        check_weights(scoring)
+        check_same_shape(reference, scoring)
         scoring_digest = identities.model_digest(warehouse, scoring)
     elif config.scoring.warmup.steps == 0:
         scoring, scoring_digest = reference, reference_digest
@@ -184,6 +187,45 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     if scoring_digest == reference_digest:
         logger.warning(STABILITY_IS_ZERO)
     return ScoringSetup(ids, reference, scoring, adapt, stab, described, scoring_digest == reference_digest, artifacts.num_made)
+
+
+def check_weights(folder: Path) -> None:
+    """Read the headers of a model's weights, which tell a cut file before anything is made of it.
+
+    Raises:
+        ValueError: a file is not whole.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in weight_files(folder)[1:]:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file} is not a whole safetensors file ({error}); save or fetch it again") from error
+
+
+_SHAPE = (
+    "model_type", "vocab_size", "hidden_size", "n_embd", "intermediate_size", "num_hidden_layers", "n_layer", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
+"""Entries of config.json that two models must share for a drift between them to exist."""
+
+
+def check_same_shape(reference: Path, scoring: Path) -> None:
+    """Compare what the configurations say of the parameters' shapes.
+
+    Raises:
+        ValueError: they differ.
+    """
+    one, other = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (reference, scoring))
+    one, other = one.get("text_config") or one, other.get("text_config") or other
+    different = [f"{key} {other.get(key)} (reference: {one.get(key)})" for key in _SHAPE if one.get(key) != other.get(key)]
+    if different:
+        raise ValueError(
+            f"model.scoring {scoring} is no checkpoint of model.reference {reference}: {', '.join(different)}; "
+            "give a model fine-tuned from the reference, with its vocabulary"
+        )
 
 
 class Sequences:

@@ -81,7 +81,7 @@ def open_plans(work: Path) -> list[Plan]:
         if (folder / "plan.json").is_file():
             stored = json.loads((folder / "plan.json").read_text())
             plans.append(Plan(folder, stored["model"], stored["groups"], stored["parts"]))
-        else:
+        elif folder.is_dir():
             shutil.rmtree(folder)
     return plans
 

@@ -84,12 +84,12 @@ def score(warehouse: Warehouse, run: Run, setup: ScoringSetup, snapshot_id: str,
     for plan in open_plans(work):
         salvage(warehouse, plan, run.run_id)
     todo = pending(warehouse, setup.ids, snapshot_id, tokenization_id)
-    total = int(todo["num_tokens"].sum())
-    state = _Progress(report, total * 2 if todo["ref_signals"].any() else total)
-    for model, groups, sequences in _by_needs(todo, setup.ids):
+    passes = list(_by_needs(todo, setup.ids))
+    state = _Progress(report, sum(sum(sequences.values()) for _, _, sequences in passes))
+    for model, groups, sequences in passes:
         _score_group(warehouse, run, setup, work, model, groups, sequences, state)
     shutil.rmtree(work, ignore_errors=True)
-    return ScoreCounts(len(todo), total, state.num_not_finite, time.monotonic() - began)
+    return ScoreCounts(len(todo), int(todo["num_tokens"].sum()), state.num_not_finite, time.monotonic() - began)
 
 
 class _Progress:

@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from models import chat
+from models.files import tokenizer_files
 from models.turns import RejectedExample
 from models.vocabulary import token_texts
 from tasks import directions, identities, scoring, training
@@ -114,9 +115,14 @@ def tokenized_rows(waiting: list[Any], how: identities.Tokenization, folder: Pat
 
     Returns:
         (rows of `write.SEQUENCE_SCHEMA`, texts of the vocabulary).
+
+    Raises:
+        FileNotFoundError: the folder holds no tokenizer.
     """
     from models.reference import load_tokenizer
 
+    if not tokenizer_files(folder):
+        raise FileNotFoundError(f"{folder} holds no tokenizer; save the model's own there with tokenizer.save_pretrained")
     tokenizer = load_tokenizer(folder)
     outcomes = chat.tokenize_examples([json.loads(content) for _, content in waiting], tokenizer, how.settings)
     rows = []

@@ -31,8 +31,8 @@ logger = logging.getLogger("alphatoken")
 WAIT_FOR_WRITER_S = 24 * 3600.0
 """How long a finished training waits to note its result while another run writes."""
 
-_UNCOUNTED = {"output", "report_to", "save_steps"}
-"""Training settings that do not change the trained model."""
+_UNCOUNTED = {"output", "policy", "report_to", "save_steps"}
+"""Training settings that do not change the trained model; the mask counts, not the name of its policy."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,6 @@ def _fit(
         (folder of the trained model, value of each (step, metric)).
     """
     from transformers.trainer_callback import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     from models.reference import load_model, load_tokenizer, resolve_device
     from models.trainer import MaskedTrainer, save_final, with_lora
@@ -241,7 +240,7 @@ def _fit(
         callbacks=[progress_callback(f"training ({policy})", report)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # the log goes to training_metrics, not to the terminal
-    last = get_last_checkpoint(str(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else None
+    last = last_checkpoint(folder / "checkpoints")
     if last is not None:
         logger.warning("going on from %s", last)
     trainer.train(resume_from_checkpoint=last)
@@ -252,6 +251,12 @@ def _fit(
     metrics |= {(steps, "supervised_tokens_per_epoch"): float(per_epoch), (steps, "train_seconds"): _seconds(trainer)}
     save_final(trainer, tokenizer, folder / "model")
     return folder / "model", metrics
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Find the last whole checkpoint: one that a kill cut short lacks trainer_state.json, which transformers writes last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if whole else None
 
 
 def _seconds(trainer: Any) -> float:

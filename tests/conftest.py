@@ -58,9 +58,7 @@ def valued(valued_once, tmp_path):
     from tests.flows import world
 
     with world.without_prefect():
-        copy = world.Project.copy_of(valued_once.folder, tmp_path / "valued")
-        copy.value()  # notes where the copied files lie now, so that a further run has nothing to write
-        yield copy
+        yield world.Project.moved(valued_once, tmp_path / "valued")
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +68,14 @@ def driver(tmp_path_factory):
 
     with Driver(tmp_path_factory.mktemp("driver") / "log") as running:
         yield running
+
+
+@pytest.fixture
+def told(caplog):
+    """What our log says, which goes to stderr and not to the root logger."""
+    import logging
+
+    logger = logging.getLogger("alphatoken")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

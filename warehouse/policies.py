@@ -139,10 +139,11 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         missing = "scoring" if scoring_id is None else "snapshot"
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     mask_id = mask_identity(settings, scoring_id, snapshot_id)
-    found = warehouse.run("masks/get_mask", mask_id=mask_id).fetchone()
+    found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
-        with warehouse.transaction():
-            warehouse.point(f"mask:{policy}", mask_id)
+        if warehouse.pointer(f"mask:{policy}") != mask_id:  # a transaction alone would already note the run
+            with warehouse.transaction():
+                warehouse.point(f"mask:{policy}", mask_id)
         num_tokens, num_kept, num_sequences = found
         return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=False)
     try:
@@ -237,6 +238,6 @@ def _canonical(settings: PolicySettings) -> str:
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:
-    row: tuple[int, ...] | None = warehouse.run(name, **parameters).fetchone()
+    row: tuple[int, ...] | None = warehouse.one(name, **parameters)
     assert row is not None, f"{name} has exactly one row"
     return row

@@ -10,15 +10,7 @@ import polars as pl
 
 from warehouse import sql
 from warehouse.migrate import check_version
-from warehouse.release import Release, current_release
-
-_LOCKED_DOWN = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-    "lock_configuration": True,
-}
+from warehouse.release import LOCKED_DOWN, Release, current_release
 
 
 class Reader:
@@ -43,7 +35,7 @@ class Reader:
         for last in (False, False, True):
             self.release: Release = current_release(folder)
             try:
-                self.con = duckdb.connect(str(self.release.database), read_only=True, config=dict(_LOCKED_DOWN))
+                self.con = duckdb.connect(str(self.release.database), read_only=True, config=dict(LOCKED_DOWN))
                 break
             except duckdb.IOException:
                 if last or self.release.database.is_file():  # not pruned between the look at CURRENT and the opening: a real fault

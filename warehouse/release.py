@@ -26,6 +26,16 @@ _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of a file (btrfs, xfs, ...) instead of copying them."""
 
 
+LOCKED_DOWN = {
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "lock_configuration": True,
+}
+"""Options of every connection to a release; all readers of one process must open it with the same."""
+
+
 class NoReleaseError(FileNotFoundError):
     """The warehouse has no release to read."""
 
@@ -178,7 +188,7 @@ def opened(folder: Path) -> Generator[tuple[duckdb.DuckDBPyConnection, Release]]
     mark = release.folder / f"reader-{os.getpid()}"
     mark.touch()
     try:
-        with duckdb.connect(str(release.database), read_only=True) as con:
+        with duckdb.connect(str(release.database), read_only=True, config=dict(LOCKED_DOWN)) as con:
             check_version(con)
             yield con, release
     finally:

@@ -34,7 +34,7 @@ def make_template(folder: Path) -> Path:
         },
         "model": {"reference": str(folder / "model"), "device": "cpu"},
         "scoring": {
-            "batch_tokens": 256, "part_tokens": 512,
+            "batch_tokens": 256, "part_tokens": 256,
             "warmup": {"steps": 6, "batch_size": 8, "learning_rate": 3e-3}, "fisher": {"num_sequences": 8, "num_tokens": 16},
         },
         "training": {"batch_size": 8, "max_steps": 6, "learning_rate": 3e-3, "save_steps": 2},
@@ -92,6 +92,14 @@ class Project:
         shutil.copytree(folder, target, ignore=shutil.ignore_patterns("model"))
         return cls(target)
 
+    @classmethod
+    def moved(cls, valued: "Project", target: Path) -> "Project":
+        """Copy a valued project, with the remembered digests under the new paths: a further run has nothing to write."""
+        copy = cls.copy_of(valued.folder, target)
+        with duckdb.connect(str(copy.warehouse / "alphatoken.duckdb")) as con:
+            con.execute("UPDATE record.file_digests SET path = replace(path, $old, $new)", {"old": str(valued.folder), "new": str(target)})
+        return copy
+
     @property
     def config(self) -> Path:
         return self.folder / "alphatoken.yaml"
@@ -123,19 +131,19 @@ class Project:
         """Run the flow `value_tokens`."""
         from flows.value_tokens import value_tokens
 
-        return _call(value_tokens, str(self.config), list(overrides), refresh)
+        return value_tokens(str(self.config), list(overrides), refresh)
 
     def mask(self, *overrides: str, policy: str | None = None) -> Any:
         """Run the flow `mask`."""
         from flows.value_tokens import mask_tokens
 
-        return _call(mask_tokens, str(self.config), list(overrides), policy)
+        return mask_tokens(str(self.config), list(overrides), policy)
 
     def train(self, *overrides: str, policy: str | None = None) -> Any:
         """Run the flow `train_masked`."""
         from flows.train_masked import train_masked
 
-        return _call(train_masked, str(self.config), list(overrides), policy)
+        return train_masked(str(self.config), list(overrides), policy)
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Ask the current release."""
@@ -150,10 +158,6 @@ class Project:
         """Read every file of the warehouse but the lock."""
         files = (p for p in sorted(self.warehouse.rglob("*")) if p.is_file() and p.name != "writer.lock")
         return {str(p.relative_to(self.warehouse)): p.read_bytes() for p in files}
-
-
-def _call(flow: Any, *arguments: Any) -> Any:
-    return (flow if _plugged else flow.fn)(*arguments)
 
 
 def _ask(database: Path, query: str) -> list[tuple[Any, ...]]:
@@ -174,36 +178,25 @@ def stored(project: Project) -> dict[str, list[tuple[Any, ...]]]:
     return {table: project.live(query) for table, query in VALUES.items()}
 
 
-_plugged = True
-
-
 @contextmanager
 def without_prefect():
     """Flows and tasks as the plain functions they are, so that a run costs neither a server nor its bookkeeping."""
-    global _plugged  # ruff: ignore[global-statement] - one switch for the process
-    if not _plugged:
-        yield
-        return
     with pytest.MonkeyPatch.context() as patch:
         unplug(patch.setattr)
-        _plugged = False
-        try:
-            yield
-        finally:
-            _plugged = True
+        yield
 
 
 def unplug(replace: Any) -> None:
-    """Replace every task of the flows by its function, and artifacts by nothing; `replace(module, name, value)` does it."""
-    from prefect.tasks import Task
+    """Replace every flow and task by its function, and artifacts by nothing; `replace(module, name, value)` does it."""
+    from prefect import Flow, Task
 
     import flows.train_masked
     import flows.value_tokens
     from tasks import stages
 
-    for module in (stages, flows.train_masked):
+    for module in (stages, flows.train_masked, flows.value_tokens):
         for name, found in list(vars(module).items()):
-            if isinstance(found, Task):
+            if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)
     for module, name in (
         (flows.value_tokens, "create_markdown_artifact"), (flows.train_masked, "create_markdown_artifact"),

@@ -24,6 +24,10 @@ GOOD = '{"prompt": "a", "response": "b"}'
 PLACE = ["file", "line"]
 
 
+def texts_of(path, base):
+    return read_texts(SourceSettings(path=path if isinstance(path, str) else tuple(path)), base)
+
+
 def write_jsonl(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -351,35 +355,35 @@ def test_texts_of_txt_files(tmp_path):
     (tmp_path / "a.txt").write_bytes(
         b"one\r\n\r\nstill one\r\n<|endoftext|>\r\n two \n <|endoftext|> \n\n<|endoftext|>\none <|endoftext|> inside\n<|endoftext|>\ntwo"
     )
-    assert read_texts("a.txt", tmp_path) == ["one\n\nstill one", "two", "one <|endoftext|> inside"]
+    assert texts_of("a.txt", tmp_path) == ["one\n\nstill one", "two", "one <|endoftext|> inside"]
     (tmp_path / "b.txt").write_text(" \n = Title = \n \n text ü\nmore\n\n\n = Title = \n")
-    assert read_texts("b.txt", tmp_path) == ["= Title =", "text ü\nmore"]
-    assert read_texts(["b.txt", "a.txt"], tmp_path) == [*read_texts("b.txt", tmp_path), *read_texts("a.txt", tmp_path)]
+    assert texts_of("b.txt", tmp_path) == ["= Title =", "text ü\nmore"]
+    assert texts_of(["b.txt", "a.txt"], tmp_path) == [*texts_of("b.txt", tmp_path), *texts_of("a.txt", tmp_path)]
 
 
 def test_texts_of_rows(tmp_path):
     name = write_jsonl(
         tmp_path / "a.jsonl", [{"text": " b "}, {"text": None}, {"prompt": "p", "response": "r"}, {"text": "a"}, {"text": "b"}]
     )
-    assert read_texts(name, tmp_path) == ["b", "p\nr", "a"]
+    assert texts_of(name, tmp_path) == ["b", "p\nr", "a"]
     pl.DataFrame({"text": ["x", None, "y", "x"]}).write_parquet(tmp_path / "a.parquet")
-    assert read_texts("a.parquet", tmp_path) == ["x", "y"]
+    assert texts_of("a.parquet", tmp_path) == ["x", "y"]
 
 
 @pytest.mark.parametrize("line", ["{", "3", '{"text": 3}', '{"body": "x"}', json.dumps(CHAT), '{"text": "\\ud800"}'])
 def test_rows_without_text_are_errors_with_their_place(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + line)
     with pytest.raises(ValueError, match=r"a\.jsonl:2: not a text .*expected a column `text`"):
-        read_texts("a.jsonl", tmp_path)
+        texts_of("a.jsonl", tmp_path)
 
 
 def test_texts_that_are_all_blank_are_an_error(tmp_path):
     (tmp_path / "a.txt").write_text(" \n\n ")
     with pytest.raises(ValueError, match="no text in it"):
-        read_texts("a.txt", tmp_path)
+        texts_of("a.txt", tmp_path)
     (tmp_path / "b.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"b\.txt: cannot be read"):
-        read_texts("b.txt", tmp_path)
+        texts_of("b.txt", tmp_path)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"real data are not at {REAL}; set ALPHATOKEN_REAL")
@@ -396,8 +400,8 @@ def test_real_files(name, num_rows, kind):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"real data are not at {REAL}; set ALPHATOKEN_REAL")
 def test_real_texts_and_preferences():
-    assert 2700 <= len(read_texts("tinystories.txt", REAL)) <= 2728
-    assert len(read_texts("wikitext2_valid.txt", REAL)) > 1000
+    assert 2700 <= len(texts_of("tinystories.txt", REAL)) <= 2728
+    assert len(texts_of("wikitext2_valid.txt", REAL)) > 1000
     for name in ("preferences_pandalm", "preferences_dpo_en"):
         with pytest.raises(ValueError, match="a preference row"):
             read(REAL, f"{name}.jsonl")

@@ -1,0 +1,205 @@
+"""Laws of flows/cli.py: everything is in the README, reading loads neither torch nor Prefect, faults end with one clear line."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+import typer
+
+from flows import cli
+from tests.flows.driver import ROOT
+from warehouse.connect import Warehouse, writer_lock
+
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line as the shell does: (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["alphatoken", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    monkeypatch.setenv("COLUMNS", "200")
+    return run
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_and_option_is_in_the_readme(name):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"alphatoken {name}" in text
+    options = {o for parameter in COMMANDS[name].params for o in parameter.opts if o.startswith("--") and o != "--help"}
+    assert not [option for option in options if option not in text]
+
+
+def test_every_command_and_option_says_what_it_does():
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        assert [p.name for p in command.params if p.param_type_name == "option" and not p.help] == [], name
+
+
+_SCRIPT = """
+import sys
+from flows import cli
+for line in sys.argv[1:]:
+    sys.argv = ["alphatoken", *line.split("|")]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert not ended.code, line
+    found = {"torch", "prefect", "transformers", "datasets"} & set(sys.modules)
+    assert not found, (line, found)
+"""
+
+
+def test_reading_commands_load_neither_torch_nor_prefect(valued_once):
+    lines = ["--help", "value|--help", f"sql|SELECT 1|--warehouse|{valued_once.warehouse}", f"status|{valued_once.config}"]
+    subprocess.run([sys.executable, "-c", _SCRIPT, *lines], cwd=ROOT, check=True, capture_output=True)
+
+
+QUERY = "SELECT policy, count(*) AS n, avg(keep::INT) AS kept, list(DISTINCT branch) AS branches FROM token_masks GROUP BY policy ORDER BY policy"
+
+
+def test_sql_answers_in_every_form(valued_once, call, tmp_path):
+    where = ["--warehouse", valued_once.warehouse]
+    expected = valued_once.sql(QUERY)
+    policies = [row[0] for row in expected]
+
+    status, out, err = call("sql", QUERY, *where)
+    assert status == 0
+    assert all(word in out for word in (*policies, "policy", str(expected[0][1])))
+    assert "release" in err
+    assert "seconds old" in err or "minutes old" in err
+
+    rows = list(csv.DictReader(io.StringIO(call("sql", QUERY, *where, "--format", "csv")[1])))
+    assert [(row["policy"], int(row["n"]), float(row["kept"]), row["branches"]) for row in rows] == [
+        (policy, n, pytest.approx(kept), '["sft"]') for policy, n, kept, _ in expected
+    ]
+
+    found = json.loads(call("sql", QUERY, *where, "--format", "json")[1])
+    assert [(row["policy"], row["n"], row["branches"]) for row in found] == [(policy, n, ["sft"]) for policy, n, _, _ in expected]
+
+    for form in ("csv", "json", "parquet"):
+        file = tmp_path / f"answer.{form}"
+        assert call("sql", QUERY, *where, "--format", form, "--out", file)[:2] == (0, "")
+        frame = {"csv": pl.read_csv, "json": pl.read_json, "parquet": pl.read_parquet}[form](file)
+        assert frame["policy"].to_list() == policies
+        assert frame["n"].to_list() == [row[1] for row in expected]
+
+
+def test_forms_that_do_not_go_where_they_are_asked_to_say_so(valued_once, call, tmp_path):
+    where = ["--warehouse", valued_once.warehouse]
+    status, _, err = call("sql", "SELECT 1", *where, "--format", "parquet")
+    assert (status, "name a file with --out" in err) == (1, True)
+    status, _, err = call("sql", "SELECT 1", *where, "--out", tmp_path / "answer.txt")
+    assert (status, "choose --format csv, json or parquet" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("SELECT * FROM token_vlaues", "token_vlaues"),
+        ("SELEC 1", "SELEC"),
+        ("DELETE FROM record.runs", "read-only"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
+    ],
+)  # fmt: skip
+def test_bad_query_ends_with_a_clear_message_and_status_1(valued_once, call, query, says):
+    status, out, err = call("sql", query, "--warehouse", valued_once.warehouse)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert says in err.splitlines()[0]
+    assert "Traceback" not in err
+
+
+def test_without_a_warehouse_reading_says_how_to_make_one(project, call, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    status, _, err = call("sql", "SELECT 1")
+    assert (status, err.startswith(f"error: no warehouse with a release at {project.warehouse}; run `alphatoken value` first")) == (1, True)
+    status, out, err = call("status")
+    assert (status, err) == (0, "")
+    assert "no warehouse yet at" in out
+    monkeypatch.chdir(project.folder.parent)
+    status, _, err = call("sql", "SELECT 1")
+    assert (status, "there is no alphatoken.yaml in this folder; name the warehouse with --warehouse" in err) == (1, True)
+    assert not project.warehouse.exists()
+
+
+def test_sql_while_a_run_writes_answers_from_the_last_release_and_says_so(valued, call):
+    with writer_lock(valued.warehouse, 1, "value_tokens"), Warehouse(valued.warehouse) as warehouse:
+        warehouse.con.execute("BEGIN; DELETE FROM record.mask_values")
+        status, out, err = call("sql", "SELECT count(*) AS n FROM masks", "--warehouse", valued.warehouse, "--format", "csv")
+        assert (status, out) == (0, "n\n3\n")
+        assert "value_tokens (process" in err
+        assert "is writing a newer one" in err
+    assert "is writing" not in call("sql", "SELECT 1", "--warehouse", valued.warehouse)[2]
+
+
+def test_second_writer_waits_and_then_names_the_first(valued, call):
+    with writer_lock(valued.warehouse, 1, "value_tokens"):
+        status, _, err = call("mask", valued.config, "--set", "warehouse.lock_timeout_s=0")
+    assert status == 1
+    assert err.splitlines()[-1].startswith("error: another run is writing")
+    assert '"purpose": "value_tokens"' in err
+
+
+def test_commands_say_what_they_did(valued, call):
+    status, out, _ = call("mask", valued.config, "--set", "policy.harsh={keep: 0.2}", "--policy", "harsh")
+    assert status == 0
+    assert "mask harsh" in out
+    assert "written" in out
+    status, out, _ = call("value", valued.config)
+    assert status == 0
+    assert "0 tokens of 0 sequences scored" in out
+    status, out, _ = call("train", valued.config, "--policy", "full")
+    assert (status, "on mask 'full': trained" in out, "target loss" in out) == (0, True, True)
+    status, out, _ = call("train", valued.config, "--policy", "full")
+    assert (status, "on mask 'full': unchanged, not trained again" in out) == (0, True)
+    status, out, _ = call("status", valued.config)
+    assert status == 0
+    for words in ("snapshots", "scorings", "masks", "pinned artefacts", "the next `alphatoken value` would do", "nothing: 0 tokens"):
+        assert words in out
+
+
+def test_init_writes_a_file_that_loads_and_is_never_overwritten(call, tmp_path):
+    from tasks.settings import load
+
+    path = tmp_path / "alphatoken.yaml"
+    required = ["--model", "org/mo: del", "--train", "tr'ain.jsonl", "--validation", 'va"l.jsonl']
+    assert call("init", path, *required)[0] == 0
+    loaded = load(path)
+    assert (loaded.model.reference, loaded.data.train.path, loaded.data.validation.path) == ("org/mo: del", "tr'ain.jsonl", 'va"l.jsonl')
+    assert (loaded.data.evaluation, loaded.data.retention) == (None, None)
+    before = path.read_text()
+    status, _, err = call("init", path, *required)
+    assert (status, "exists; give another path, or remove it first" in err, path.read_text() == before) == (1, True, True)
+    assert call("init", tmp_path / "all.yaml", *required, "--evaluation", "e.jsonl", "--retention", "r.txt")[0] == 0
+    full = load(tmp_path / "all.yaml")
+    assert (full.data.evaluation.path, full.data.retention.path) == ("e.jsonl", "r.txt")
+
+
+def test_init_writes_the_defaults_that_the_settings_have(call, tmp_path):
+    from models.settings import ScoringSettings, TrainingSettings
+    from tasks.settings import load
+    from warehouse.policies import BUILT_IN
+
+    path = tmp_path / "alphatoken.yaml"
+    call("init", path, "--model", "m", "--train", "t", "--validation", "v")
+    loaded = load(path)
+    assert (loaded.scoring, loaded.training, loaded.policies()) == (ScoringSettings(), TrainingSettings(), dict(BUILT_IN))
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["alphatoken", "status", "nowhere.yaml"])
+    monkeypatch.setattr("tasks.settings.load", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()

@@ -1,0 +1,162 @@
+"""Laws of tasks/scoring.py: what lack of memory, faults and numbers that are not finite do to the stored values."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.flows.world import stored
+
+
+@pytest.fixture
+def scorer():
+    from models.scoring import Scorer
+
+    return Scorer
+
+
+def out_of_memory_above(scorer, monkeypatch, num_sequences, kind=None):
+    """Let batches of more sequences fail as CUDA does; note the sizes of those that are tried."""
+    import torch
+
+    tried, score = [], scorer.score
+
+    def limited(self, token_ids, response_positions):
+        tried.append(len(token_ids))
+        if len(token_ids) > num_sequences:
+            raise (kind or torch.cuda.OutOfMemoryError)("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+        return score(self, token_ids, response_positions)
+
+    monkeypatch.setattr(scorer, "score", limited)
+    return tried
+
+
+def assert_same_values(found, expected):
+    """Compare values of another plan: max |Δ| / max |v| of each sequence at most 1e-5 (DESIGN 4)."""
+    for table in ("direction_values", "signal_values"):
+        assert [row[:2] for row in found[table]] == [row[:2] for row in expected[table]]
+        for one, other in zip(found[table], expected[table], strict=True):
+            for a, b in zip(one[2:4], other[2:4], strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("kind", [None, RuntimeError])
+def test_lack_of_memory_halves_the_batches_under_a_new_plan(project, valued_once, scorer, monkeypatch, told, kind):
+    from tasks import scoring
+
+    plans, make_plan = [], scoring.make_plan
+    monkeypatch.setattr(scoring, "make_plan", lambda *arguments: plans.append(make_plan(*arguments)) or plans[-1])
+    tried = out_of_memory_above(scorer, monkeypatch, 2, kind)
+    done = project.value()
+    assert done.counts["score"]["num_sequences"] == 40
+    assert max(tried) > 2
+    assert [max(map(len, (batch for part in plan.parts for batch in part))) for plan in plans] == [max(tried), 2] * 2
+    assert len({plan.folder for plan in plans}) == 4
+    assert "out of memory; going on with batches of 128 tokens" in told.text
+    assert_same_values(stored(project), stored(valued_once))
+    assert not (project.warehouse / "work").exists()
+
+
+def test_parts_finished_before_memory_ran_out_are_kept(project, valued_once, scorer, monkeypatch):
+    import torch
+
+    calls, score = [], scorer.score
+
+    def once(self, token_ids, response_positions):
+        calls.append(tuple(map(tuple, token_ids)))
+        if len(calls) == 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(self, token_ids, response_positions)
+
+    monkeypatch.setattr(scorer, "score", once)
+    project.value()
+    assert_same_values(stored(project), stored(valued_once))
+    finished = {ids for call in calls[:4] for ids in call}  # two parts of two batches
+    assert not finished & {ids for call in calls[6:10] for ids in call}
+
+
+def test_sequence_that_never_fits_names_the_setting_to_lower(project, scorer, monkeypatch):
+    with monkeypatch.context() as patch:
+        out_of_memory_above(scorer, patch, 0)
+        with pytest.raises(MemoryError, match=r"a single sequence of \d+ tokens does not fit; lower data.tokenize.max_length"):
+            project.value()
+    assert project.live("SELECT (SELECT count(*) FROM record.direction_values), (SELECT count(*) FROM record.scorings)") == [(0, 0)]
+    assert not (project.warehouse / "releases").exists()
+    assert project.value().counts["score"]["num_sequences"] == 40
+
+
+def test_other_faults_come_as_they_are_and_leave_nothing_half_written(project, valued_once, scorer, monkeypatch):
+    calls, score = [], scorer.score
+
+    def faulty(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        return score(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "score", faulty)
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            project.value()
+    assert len(calls) == 4
+    assert project.live("SELECT count(*) FROM record.signal_values") == [(0,)]
+    assert project.live("SELECT state, error FROM record.runs") == [("failed", "RuntimeError: mat1 and mat2 shapes cannot be multiplied")]
+    project.value()
+    assert stored(project) == stored(valued_once)  # the same plan goes on: bit by bit
+
+
+def test_values_that_are_not_finite_are_null_counted_and_told(project, monkeypatch, told):
+    import torch
+
+    import models.scoring
+
+    spoiled, probe = [], models.scoring.probe
+
+    def spoiling(model, batch, directions):
+        result = probe(model, batch, directions)
+        if directions.tensors and not spoiled:
+            row, positions = 0, batch.weights_BT[0].nonzero().flatten()
+            spoiled.append(batch.input_ids_BT[row, : int(batch.attention_mask_BT[row].sum())].tolist())
+            result.target_BT["adapt"][row, positions[0]] = torch.inf
+            result.context_BT["stab"][row, positions[1]] = torch.nan
+            result.loss_BT[row, positions[2]] = -torch.inf
+        return result
+
+    monkeypatch.setattr(models.scoring, "probe", spoiling)
+    done = project.value()
+    assert done.counts["score"]["num_not_finite"] == 3
+    ((sequence_id, example_id),) = project.sql(f"SELECT sequence_id, example_id FROM sequences WHERE token_ids = {spoiled[0]}")
+    assert f"sequence {sequence_id} has 3 values that are not finite; they are stored as NULL" in told.text
+    nulls = "count(*) - count(adapt_direct), count(*) - count(stab_causal), count(*) - count(loss), count(*) - count(adapt_causal)"
+    assert project.sql(f"SELECT {nulls} FROM token_values WHERE example_id = '{example_id}'") == [(1, 1, 1, 0)]
+    assert project.sql(f"SELECT {nulls} FROM token_values") == [(1, 1, 1, 0)]
+    assert project.sql(
+        "SELECT keep FROM token_values JOIN token_masks USING (sequence_id, position) WHERE policy = 'default' AND (adapt_direct IS NULL OR stab_causal IS NULL)"
+    ) == [(False,), (False,)]
+
+
+@pytest.mark.parametrize("overrides", [[], ["scoring.warmup.steps=0"]])
+def test_progress_ends_with_all_tokens_done(project, monkeypatch, overrides):
+    from tasks.progress import Progress
+
+    seen = []
+    monkeypatch.setattr(Progress, "tokens", lambda _, done, total: seen.append((done, total)))
+    project.value(*overrides)
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert {total for _, total in seen} == {seen[-1][1]}
+    assert seen == sorted(seen)
+
+
+def test_sequences_longer_than_the_budget_are_scored_alone(project):
+    project.write_train(project.train_rows()[:6])
+    done = project.value("scoring.batch_tokens=16", "scoring.part_tokens=16", "data.train.max_rejected_share=0.5")
+    assert done.counts["score"]["num_sequences"] == 6
+    assert project.sql("SELECT count(*) FROM examples ANTI JOIN token_values USING (example_id)") == [(0,)]
+
+
+def test_receipts_count_the_sequences_they_stand_for(valued):
+    scored = valued.live("SELECT sum(num_rows) FROM record.receipts WHERE stage = 'score'")[0][0]
+    assert scored == 2 * 40  # one pass of the reference model, one of the scoring model
+    assert json.loads(valued.live("SELECT counts FROM runs ORDER BY started_at")[0][0])["score"]["num_sequences"] == 40
+    assert not Path(valued.warehouse / "work").exists()

@@ -1,0 +1,132 @@
+"""Laws of tasks/status.py: what it says the next run would do is what that run does; it writes nothing."""
+
+import re
+
+import pytest
+
+from tasks import status
+from tasks.settings import load
+from tests.flows.world import purchases, write_rows
+from warehouse.read import read
+
+
+def told(project, *overrides):
+    """The plan, stage to sentence."""
+    with read(project.warehouse) as reader:
+        return dict(status.plan(load(project.config, overrides), reader))
+
+
+def number(text, pattern):
+    found = re.search(pattern, text)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def unchanged(_):
+    return []
+
+
+def updated(project):
+    rows = project.train_rows()
+    project.write_train([{**rows[0], "response": "hello ."}, *rows[1:-2], *purchases(99, 7)])
+    return []
+
+
+def revalidated(project):
+    write_rows(project.folder / "validation.jsonl", purchases(77, 5))
+    return []
+
+
+def refished(_):
+    return ["scoring.fisher.num_sequences=9"]
+
+
+def retyped(_):
+    return ["scoring.dtype=bfloat16"]
+
+
+def at_reference(_):
+    return ["scoring.warmup.steps=0"]
+
+
+def rewarmed(_):
+    return ["scoring.warmup.steps=3"]
+
+
+def retokenized(_):
+    return ["data.tokenize.separator=' hello '"]
+
+
+def renoted(project):
+    project.write_train([{**row, "note": "new"} for row in project.train_rows()])
+    return []
+
+
+def repoliced(_):
+    return ["policy.harsh={keep: 0.2}"]
+
+
+CHANGES = [unchanged, updated, revalidated, refished, retyped, at_reference, rewarmed, retokenized, renoted, repoliced]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_next_run_does_what_status_says(valued, change):
+    overrides = change(valued)
+    before = valued.bytes_of_warehouse()
+    plan = told(valued, *overrides)
+    assert valued.bytes_of_warehouse() == before
+    before = sequences(valued)
+    done = valued.value(*overrides).counts
+
+    assert number(plan["tokenize"], r"([\d,]+) examples") == sequences(valued) - before
+    made = [] if plan["directions"] == "nothing to make" else plan["directions"].split(", ")
+    assert len(made) == done["directions"]["num_made"]
+    numbers = [int(n) for n in re.findall(r"(?:adaptation|stability|signals) (\d+)", plan["score"])]
+    said = max(numbers, default=number(plan["score"], r"all values of ([\d,]+) sequences"))
+    assert said == done["score"]["num_sequences"]
+    assert (plan["score"] == "nothing: 0 tokens") == (done["score"]["num_tokens"] == 0)
+    for mask in done["masks"]:
+        assert plan[f"mask {mask['policy']}"] == ("to be written" if mask["written"] else "unchanged")
+
+
+def sequences(project):
+    """Count tokenized examples under all tokenizations, without the evaluation set, which status leaves out: it costs no model."""
+    return project.live(
+        """
+        SELECT count(DISTINCT (tokenization_id, example_id))
+        FROM record.example_sequences JOIN record.tokenizations USING (tokenization_id) JOIN record.snapshot_examples USING (example_id)
+        JOIN record.snapshots USING (snapshot_id)
+        WHERE role <> 'evaluation'
+        """
+    )[0][0]
+
+
+def test_bad_rows_beyond_the_allowed_share_do_not_stop_status(valued):
+    (valued.folder / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n' + "no JSON\n" * 3)
+    assert "3 bad rows" in told(valued)["ingest"]
+    assert "1 new and 40 removed examples" in told(valued)["ingest"]
+
+
+def test_pinned_artefacts_tell_how_far_the_data_moved(valued):
+    valued.write_train([*valued.train_rows()[:-1], *purchases(99, 7)])
+    valued.value()
+    with read(valued.warehouse) as reader:
+        lines = dict(status.pinned(reader))
+    assert set(lines) == {"warmup", "fisher", "adapt", "stab"}
+    assert all(text.endswith("since then 7 examples added, 1 removed") for text in lines.values())
+
+
+def test_stability_zero_is_told(valued):
+    with read(valued.warehouse) as reader:
+        assert not status.stability_is_zero(reader)
+    valued.value("scoring.warmup.steps=0")
+    with read(valued.warehouse) as reader:
+        assert status.stability_is_zero(reader)
+    for setting in ("scoring.warmup.steps", "model.scoring"):
+        assert setting in status.STABILITY_HINT
+
+
+def test_tokens_to_score_and_their_cost_are_told(valued):
+    plan = told(valued, "scoring.dtype=bfloat16")
+    ((num_tokens,),) = valued.sql("SELECT sum(num_tokens) FROM sequences")
+    assert number(plan["score"], r"about ([\d,]+) tokens,") == num_tokens
+    assert re.search(r"about [\d,]+ s at [\d,]+ tokens/s", plan["score"])

@@ -1,0 +1,174 @@
+"""Laws of warehouse/read.py: SQL of users reads the current release and nothing else, and changes nothing."""
+
+import duckdb
+import polars as pl
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.migrate import SchemaVersionError
+from warehouse.read import Reader, read
+from warehouse.release import NoReleaseError, write_release
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("read") / "wh"
+    with Warehouse(folder) as warehouse, warehouse.transaction():
+        warehouse.point("snapshot", "now")
+        warehouse.con.execute("INSERT INTO record.examples VALUES ('e1', '{}')").fetchall()
+        warehouse.con.execute("INSERT INTO record.snapshot_examples VALUES ('now', 'e1', 3, NULL, NULL, 'f', 1)").fetchall()
+    write_release(folder, 2)
+    (folder.parent / "secret.csv").write_text("word\nhush\n")
+    (folder.parent / "secret.txt").write_text("hush")
+    return folder
+
+
+@pytest.fixture
+def reader(folder):
+    with read(folder) as opened_reader:
+        yield opened_reader
+
+
+def below(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.parent.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "INSERT INTO record.pointers VALUES ('a', 'b')",
+        "DELETE FROM record.examples",
+        "UPDATE record.examples SET content = ''",
+        "DROP VIEW examples",
+        "CREATE TABLE more (a INTEGER)",
+        "CREATE OR REPLACE VIEW examples AS SELECT 1",
+        "ALTER TABLE record.examples ADD COLUMN more INTEGER",
+        "COMMENT ON COLUMN examples.source IS 'mine'",
+        "TRUNCATE record.examples",
+    ],
+)
+def test_sql_cannot_write(reader, folder, query):
+    before = below(folder)
+    with pytest.raises(duckdb.Error, match="read-only"):
+        reader.sql(query)
+    assert below(folder) == before
+    assert reader.sql("SELECT multiplicity FROM examples").rows() == [(3,)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_csv('{0}/secret.csv')",
+        "SELECT * FROM '{0}/secret.csv'",
+        "SELECT content FROM read_text('{0}/secret.txt')",
+        "SELECT content FROM read_blob('{0}/secret.txt')",
+        "SELECT * FROM glob('{0}/*')",
+        "SELECT * FROM read_csv('http://localhost:1/a.csv')",
+        "ATTACH '{0}/wh/alphatoken.duckdb' AS live",
+        "ATTACH '{0}/fresh.duckdb' AS fresh",
+        "COPY (SELECT 1) TO '{0}/out.csv'",
+        "COPY record.examples TO '{0}/out.parquet'",
+        "EXPORT DATABASE '{0}/out'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "LOAD '{0}/secret.txt'",
+        "SET enable_external_access = true",
+        "SET GLOBAL enable_external_access = true",
+        "RESET enable_external_access",
+        "SET autoload_known_extensions = true",
+        "SET allow_community_extensions = true",
+        "SET lock_configuration = false",
+        "SET allowed_directories = ['{0}']",
+        "SET temp_directory = '{0}/temp'",
+    ],
+)
+def test_sql_cannot_reach_other_files_nor_open_the_door(reader, folder, query):
+    before = below(folder)
+    with pytest.raises(duckdb.Error):
+        reader.sql(query.format(folder.parent))
+    with pytest.raises(duckdb.Error, match="disabled"):
+        reader.sql(f"SELECT * FROM read_text('{folder.parent}/secret.txt')")
+    assert below(folder) == before
+
+
+def test_several_statements_open_no_door_either(reader, folder):
+    with pytest.raises(duckdb.Error):
+        reader.sql(f"SET enable_external_access = true; SELECT * FROM read_text('{folder.parent}/secret.txt')")
+
+
+def test_no_python_object_is_taken_for_a_table(reader):
+    """DuckDB looks names up among Python's variables; a wrong name must be told, not found in our own frames."""
+    query = "SELECT 1"
+    frame = pl.DataFrame({"a": [1]})
+    assert (len(frame), query) == (1, "SELECT 1")
+    for name in ("frame", "result", "relation", "parameters"):
+        with pytest.raises(duckdb.Error):
+            reader.sql(f"SELECT * FROM {name}")
+
+
+def test_frames_have_the_types_of_the_answer(reader):
+    frame = reader.sql(
+        "SELECT 1::INTEGER AS i, 2::UBIGINT AS u, 0.5::FLOAT AS f, 'a' AS s, true AS b, [1.5::FLOAT, NULL] AS l, NULL::INTEGER AS n, "
+        "TIMESTAMP '2026-01-02' AS t"
+    )
+    assert dict(frame.schema) == {
+        "i": pl.Int32, "u": pl.UInt64, "f": pl.Float32, "s": pl.String, "b": pl.Boolean, "l": pl.List(pl.Float32), "n": pl.Int32,
+        "t": pl.Datetime("us"),
+    }  # fmt: skip
+    assert frame.row(0)[:7] == (1, 2, 0.5, "a", True, [1.5, None], None)
+
+
+def test_an_answer_without_rows_keeps_its_columns(reader):
+    frame = reader.sql("SELECT example_id, multiplicity FROM examples WHERE multiplicity > 3")
+    assert frame.rows() == []
+    assert dict(frame.schema) == {"example_id": pl.String, "multiplicity": pl.UInt32}
+
+
+def test_a_statement_without_an_answer_gives_an_empty_frame_or_its_own_error(reader):
+    assert reader.sql("BEGIN").is_empty()
+    assert reader.sql("COMMIT").is_empty()
+    assert reader.sql("DESCRIBE examples")["column_name"].to_list()[0] == "example_id"
+    with pytest.raises(duckdb.Error):
+        reader.sql("SELEC 1")
+    assert reader.sql("SELECT 7 AS a").rows() == [(7,)]  # after a fault, too
+
+
+def test_our_own_files_run_on_a_release(reader):
+    assert reader.pointer("snapshot") == "now"
+    assert reader.pointer("scoring") is None
+    assert reader.one("status/snapshot_ids", snapshot_id="now") == ("e1",)
+    assert reader.one("status/snapshot_ids", snapshot_id="then") is None
+    assert reader.frame("status/snapshot_ids", snapshot_id="now").rows() == [("e1",)]
+
+
+def test_no_release_is_told_with_the_place_and_what_to_do(tmp_path):
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NoReleaseError, match=r"alphatoken value.*--warehouse") as caught, read(place):
+            pass
+        assert str(place) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_of_another_version_is_refused(tmp_path):
+    with Warehouse(tmp_path) as warehouse:
+        warehouse.con.execute("UPDATE record.meta SET schema_version = 12").fetchall()
+        warehouse.con.execute("CHECKPOINT").fetchall()
+    release = tmp_path / "releases" / "r"
+    release.mkdir(parents=True)
+    (release / "alphatoken.duckdb").write_bytes((tmp_path / "alphatoken.duckdb").read_bytes())
+    (release / "manifest.json").write_text('{"release_id": "r", "created_at": "2026-01-01T00:00:00+00:00"}')
+    (tmp_path / "releases" / "CURRENT").write_text("r")
+    with pytest.raises(SchemaVersionError, match="12"):
+        Reader(tmp_path)
+
+
+def test_a_damaged_release_is_an_error_not_an_endless_search(tmp_path):
+    with Warehouse(tmp_path) as warehouse:
+        warehouse.point("a", "1")
+    made, _ = write_release(tmp_path, 2)
+    made.database.write_bytes(b"no database " * 1000)
+    with pytest.raises(duckdb.Error):
+        Reader(tmp_path)
+    made.database.unlink()
+    with pytest.raises(duckdb.IOException, match=made.database.name):
+        Reader(tmp_path)
