@@ -156,7 +156,8 @@ def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenizati
     with run.open() as warehouse, Progress() as progress:
         artifact = _ProgressArtifact(progress.tokens)
         counts = scoring.score(warehouse, run, setup, snapshot_id, tokenization_id, artifact)
-        write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id)
+        validation_id = setup.described["validation_snapshot"]
+        write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id, validation_id=validation_id)
     return counts
 
 

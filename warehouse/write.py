@@ -157,15 +157,32 @@ def commit_shard(warehouse: Warehouse, groups: Mapping[str, str], rows: pa.Table
 
 
 def write_scoring(
-    warehouse: Warehouse, ids: ValueIdentities, tokenization_id: str, snapshot_id: str, settings: Mapping[str, Any], run_id: str
+    warehouse: Warehouse,
+    ids: ValueIdentities,
+    tokenization_id: str,
+    snapshot_id: str,
+    settings: Mapping[str, Any],
+    run_id: str,
+    *,
+    validation_id: str | None = None,
 ) -> bool:
     """Make a scoring whose values are complete for a snapshot the current one.
+
+    Args:
+        warehouse: the open warehouse.
+        ids: identities of its values.
+        tokenization_id: its tokenization.
+        snapshot_id: the training snapshot.
+        settings: what the identities are digests of.
+        run_id: the run.
+        validation_id: the validation snapshot, which becomes current with it.
 
     Returns:
         whether anything was written.
     """
-    current = (warehouse.pointer("snapshot"), warehouse.pointer("tokenization"), warehouse.pointer("scoring"))
-    if current == (snapshot_id, tokenization_id, ids.scoring_id):
+    wanted = {"snapshot": snapshot_id, "tokenization": tokenization_id, "scoring": ids.scoring_id}
+    wanted |= {"validation": validation_id} if validation_id is not None else {}
+    if all(warehouse.pointer(name) == value for name, value in wanted.items()):
         return False
     with warehouse.transaction():
         if warehouse.one("values/count_scorings", scoring_id=ids.scoring_id) == (0,):
@@ -175,9 +192,8 @@ def write_scoring(
                 stab_values_id=ids.stab_values_id, signals_id=ids.signals_id, ref_signals_id=ids.ref_signals_id,
                 settings=json.dumps(settings, sort_keys=True), run_id=run_id,
             )  # fmt: skip
-        warehouse.point("snapshot", snapshot_id)
-        warehouse.point("tokenization", tokenization_id)
-        warehouse.point("scoring", ids.scoring_id)
+        for name, value in wanted.items():
+            warehouse.point(name, value)
     return True
 
 

@@ -3,6 +3,7 @@
 The parent imports, and computes nothing: no thread pool exists yet when it forks.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -175,6 +176,13 @@ POINTS: dict[str, Callable[[_Countdown], None]] = {
 """Where a job can be killed."""
 
 
+IMPORTED = (
+    "accelerate", "transformers", "transformers.trainer", "flows.train_masked", "flows.value_tokens", "models.batches", "models.directions",
+    "models.losses", "models.reference", "models.scoring", "models.trainer", "models.training", "tests.flows.world",
+)  # fmt: skip
+"""Imported once, for all children."""
+
+
 def _serve() -> None:
     """Fork a child for every line of standard input and tell how it ended."""
     answers = os.fdopen(os.dup(1), "w")
@@ -217,6 +225,6 @@ if __name__ == "__main__":
     from tasks.quiet import configure
 
     configure()
-    import accelerate  # ruff: ignore[unused-import] - imported once, for all children
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     _serve()
