@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.flows.world import Project, stored
+from tests.flows.world import Project, purchases, stored
 
 SCORING_POINTS = [("batch", 1), ("batch", 11), ("part half written", 2), ("part written", 1), ("part written", 6)]
 COMMIT_POINTS = [
@@ -83,6 +83,17 @@ def test_finished_parts_are_kept_when_the_data_change_before_the_next_run(prepar
     current = {s for (s,) in project.live("SELECT sequence_id FROM sequences")}
     assert now == finished | current
     check_order(project)
+
+
+@pytest.mark.parametrize("point", ["committed, no marker", "release half copied", "release not current"])
+def test_readers_have_the_former_release_until_the_next_is_complete(valued, driver, point):
+    before = valued.sql("SELECT * FROM token_values ORDER BY example_id, position")
+    valued.write_train([*valued.train_rows(), *purchases(99, 7)])
+    driver.run_killed("value", folder=str(valued.folder), point=point)
+    assert valued.sql("SELECT * FROM token_values ORDER BY example_id, position") == before
+    driver.run("value", folder=str(valued.folder))
+    assert valued.sql("SELECT count(*) FROM examples") == [(47,)]
+    check_order(valued)
 
 
 def check_order(project):

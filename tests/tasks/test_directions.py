@@ -77,6 +77,20 @@ def test_norm_and_content_of_a_direction_are_those_of_its_file(valued_once):
         assert json.loads(settings)[kind]["norm"] == pytest.approx(sum(float((t.double() ** 2).sum()) for t in tensors.values()) ** 0.5)
 
 
+def test_warm_up_is_a_training_on_all_sequences_of_the_snapshot(valued_once):
+    from models.reference import float32_parameters, load_model, resolve_device
+    from models.settings import WarmupSettings
+    from models.training import fit
+
+    rows = valued_once.live("SELECT DISTINCT sequence_id, token_ids, response_positions FROM sequences ORDER BY sequence_id")
+    assert len(rows) == 40
+    cpu = resolve_device("cpu")
+    expected = fit(load_model(valued_once.model, cpu), [row[1:] for row in rows], WarmupSettings(steps=6, batch_size=8, learning_rate=3e-3))
+    found = load_model(valued_once.warehouse / artefacts(valued_once)["warmup"][1], cpu)
+    for name, tensor in float32_parameters(expected).items():
+        assert tensor.equal(float32_parameters(found)[name]), name
+
+
 def test_stability_is_fisher_times_drift(valued_once):
     from models.directions import load_tensors
     from models.reference import float32_parameters, load_model, resolve_device
