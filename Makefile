@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test lint bench clean
 demo: .venv/ready
 	$(BIN)/alphatoken demo
 
@@ -18,8 +18,9 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m bench.scoring
 
+# Debian's Python may lack ensurepip (package python3-venv): then the machine's own pip brings pip into the environment.
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv 2>/dev/null || { $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peft,test,lint]'
 	touch $@
 

@@ -165,8 +165,9 @@ def generate(seed: int, num_train: int = 1200, corrupted_share: float = 0.4) -> 
     """
     rng = random.Random(seed)  # ruff: ignore[suspicious-non-cryptographic-random-usage] - a generator of texts
     pretraining = [story(rng) for _ in range(6000)] + [drill(rng) for _ in range(3000)]
-    pretraining += [" ".join(purchase(rng)) for _ in range(500)]
-    examples = _distinct_purchases(rng)
+    shown = [purchase(rng) for _ in range(500)]
+    pretraining += [" ".join(pair) for pair in shown]
+    examples = _distinct_purchases(rng, {prompt for prompt, _ in shown})
     train = [_corrupt(rng, *next(examples), share=corrupted_share) for _ in range(num_train)]
     validation, evaluation = ([_example(*next(examples)) for _ in range(n)] for n in (64, 200))
     known = set(pretraining)
@@ -174,8 +175,8 @@ def generate(seed: int, num_train: int = 1200, corrupted_share: float = 0.4) -> 
     return World(pretraining, train, validation, evaluation, retention)
 
 
-def _distinct_purchases(rng: random.Random) -> Iterator[tuple[str, str]]:
-    seen: set[str] = set()
+def _distinct_purchases(rng: random.Random, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield purchases with prompts that are not in `seen` and not repeated."""
     while True:
         prompt, response = purchase(rng)
         if prompt not in seen:

@@ -15,7 +15,7 @@ data:
 {retention}
   tokenize:
     max_length: null             # tokens; null = the model's context
-    separator: ""                # between prompt and response when the tokenizer has no chat template
+    separator: ""                # between prompt and response without a chat template; "\\n" for base models
     chat_template: null          # null = the tokenizer's own; chatml; or a path to a Jinja file
 
 model:

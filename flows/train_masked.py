@@ -11,7 +11,7 @@ from tasks import training
 from tasks.progress import Progress
 from tasks.runs import Run
 from tasks.settings import load
-from tasks.stages import finish_training, train
+from tasks.stages import train
 
 
 @flow(name="train_masked", persist_result=False)
@@ -29,7 +29,5 @@ def train_masked(config_path: str, overrides: Sequence[str] = (), policy: str | 
     run = Run.begin("train_masked", load(Path(config_path), overrides))
     with Progress() as progress:
         receipt = train(run, policy or run.config.training.policy, progress.steps)
-    if receipt.trained:
-        finish_training(run, receipt)
     create_markdown_artifact(key="train-masked", markdown=training_markdown(receipt.policy, receipt.trained, receipt.metrics))
     return receipt

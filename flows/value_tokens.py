@@ -16,9 +16,10 @@ from prefect.artifacts import create_markdown_artifact
 from reports.summary import markdown
 from tasks import stages
 from tasks.runs import Run
-from tasks.settings import load
+from tasks.settings import Configuration, load
 from warehouse import runs
-from warehouse.connect import writer_lock
+from warehouse.connect import DATABASE, Warehouse, writer_lock
+from warehouse.release import NoReleaseError
 
 logger = logging.getLogger("alphatoken")
 
@@ -67,11 +68,11 @@ def _stages(run: Run, refresh_scoring: bool) -> dict[str, Any]:
     data = run.config.data
     train = stages.ingest(run, "train", data.train)
     validation = stages.ingest(run, "validation", data.validation)
-    tokenized = stages.tokenize(run, train.snapshot_id)
-    stages.tokenize(run, validation.snapshot_id)
+    tokenized = stages.tokenize(run, train, data.train)
+    stages.tokenize(run, validation, data.validation)
     if data.evaluation is not None:
         evaluation = stages.ingest(run, "evaluation", data.evaluation)
-        stages.tokenize(run, evaluation.snapshot_id)
+        stages.tokenize(run, evaluation, data.evaluation)
         stages.set_evaluation(run, validation.snapshot_id, evaluation.snapshot_id)
     setup = stages.prepare_directions(run, train.snapshot_id, validation.snapshot_id, refresh_scoring)
     scored = stages.score(run, setup, train.snapshot_id, tokenized.tokenization_id)
@@ -96,9 +97,14 @@ def mask_tokens(config_path: str, overrides: Sequence[str] = (), policy: str | N
 
     Returns:
         what was done.
+
+    Raises:
+        NoReleaseError: there is no warehouse.
     """
     run = Run.begin("mask", load(Path(config_path), overrides))
     folder = run.config.warehouse_folder
+    if not (folder / DATABASE).is_file():
+        raise NoReleaseError(f"there is no warehouse at {folder}; run `alphatoken value` first, or correct warehouse.path")
     names = [policy] if policy is not None else sorted(run.config.policies())
     for name in names:
         run.config.policy_named(name)
@@ -106,6 +112,16 @@ def mask_tokens(config_path: str, overrides: Sequence[str] = (), policy: str | N
         counts["masks"] = [asdict(stages.mask(run, name)) for name in names]
     release_id, written = counts.pop("release")
     return ValueSummary(run.run_id, str(folder), release_id, written, counts)
+
+
+def close_interrupted(config: Configuration) -> None:
+    """Mark runs as interrupted that a killed process left open; nothing is written where there are none."""
+    if not (config.warehouse_folder / DATABASE).is_file():
+        return
+    with Warehouse(config.warehouse_folder, config.warehouse) as warehouse:
+        if warehouse.one("runs/count_running") != (0,):
+            with warehouse.transaction():
+                warehouse.run("runs/close_interrupted")
 
 
 class noted:  # ruff: ignore[invalid-class-name] - used as a statement
@@ -119,6 +135,7 @@ class noted:  # ruff: ignore[invalid-class-name] - used as a statement
         self._counts: dict[str, Any] = {}
 
     def __enter__(self) -> dict[str, Any]:
+        close_interrupted(self._run.config)
         return self._counts
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -1,6 +1,7 @@
 """The two directions of DESIGN 3.1: D_A = ∇L_val(θ), and D_S = F ⊙ (θ − θ_ref) with the self-sampled diagonal Fisher F of θ_ref."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -84,29 +85,51 @@ def sample_sequences(model: nn.Module, settings: FisherSettings, batch_size: int
     Raises:
         ValueError: the model names no start token.
     """
-    config: Any = model.generation_config
-    text_config: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
-    start = config.bos_token_id if config.bos_token_id is not None else text_config.bos_token_id
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    start = start if start is not None else ends[0]
-    if start is None:
-        raise ValueError("the reference model names neither a bos_token_id nor an eos_token_id; set one in its generation_config.json")
     device = next(model.parameters()).device
+    plain, ends = _plain_sampling(model, settings)
+    own: Any = model.generation_config
     sequences: list[list[int]] = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
-        while len(sequences) < settings.num_sequences:
-            rows = min(batch_size, settings.num_sequences - len(sequences))
-            ids_BT = model.generate(  # type: ignore[operator]
-                torch.full((rows, 1), start, device=device),
-                attention_mask=torch.ones(rows, 1, dtype=torch.long, device=device),
-                do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=settings.num_tokens,
-                pad_token_id=ends[0] if ends[0] is not None else start,
-            )  # fmt: skip
-            for row in ids_BT.tolist():
-                end = next((i for i in range(1, len(row)) if row[i] in ends), len(row) - 1)
-                sequences.append(row[: end + 1])
+    try:
+        model.generation_config = plain  # generate fills what a configuration leaves open from the model's
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(settings.seed)
+            while len(sequences) < settings.num_sequences:
+                rows = min(batch_size, settings.num_sequences - len(sequences))
+                start_B1 = torch.full((rows, 1), plain.bos_token_id, device=device)
+                ids_BT = model.generate(start_B1, attention_mask=torch.ones_like(start_B1), generation_config=plain)  # type: ignore[operator]
+                for row in ids_BT.tolist():
+                    end = next((i for i in range(1, len(row)) if row[i] in ends), len(row) - 1)
+                    sequences.append(row[: end + 1])
+    finally:
+        model.generation_config = own
     return sequences
+
+
+def _plain_sampling(model: nn.Module, settings: FisherSettings) -> tuple[Any, list[int]]:
+    """Configure sampling from the model's own distribution, with nothing of its generation settings but start and end tokens.
+
+    Returns:
+        (a GenerationConfig, the ids that end a text).
+
+    Raises:
+        ValueError: the model names no start token.
+    """
+    from transformers import GenerationConfig
+
+    own: Any = model.generation_config
+    config: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    named = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = [int(e) for e in named if e is not None]
+    starts = [t for t in (own.bos_token_id, getattr(config, "bos_token_id", None), *ends) if t is not None]
+    if not starts:
+        raise ValueError("the reference model names neither a bos_token_id nor an eos_token_id; set one in its generation_config.json")
+    longest = next((n for n in (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")) if n), None)
+    num_tokens = settings.num_tokens if longest is None else min(settings.num_tokens, longest - 1)
+    plain = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=num_tokens, bos_token_id=starts[0],
+        eos_token_id=ends or None, pad_token_id=ends[0] if ends else starts[0],
+    )  # fmt: skip
+    return plain, ends
 
 
 def diagonal_fisher(
@@ -169,6 +192,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     partial = path.with_suffix(".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.batches import collate
+from models.batches import TokenBatch, collate
+from models.losses import counted
 from models.probe import Direction, ProbeResult, ScaledDirections, probe, scale_directions
 
 Values = NDArray[np.float32]
@@ -50,7 +51,8 @@ class Scorer:
             directions: name to direction.
         """
         self._model = model
-        self._device = next(model.parameters()).device
+        first = next(model.parameters())
+        self._device, self._dtype = first.device, first.dtype
         self._zero = [name for name, d in directions.items() if not any(bool(t.any()) for t in d.values())]
         self._directions: ScaledDirections = scale_directions(model, {n: d for n, d in directions.items() if n not in self._zero})
 
@@ -66,6 +68,7 @@ class Scorer:
         """
         batch = collate(token_ids, response_positions).to(self._device)
         result = probe(self._model, batch, self._directions)
+        check_axes(result, batch, self._dtype)
         on_cpu = ProbeResult(
             {name: t.cpu() for name, t in result.target_BT.items()},
             {name: t.cpu() for name, t in result.context_BT.items()},
@@ -102,3 +105,35 @@ class Scorer:
             prompt_context[name] = 0.0
         loss, entropy = keep(result.loss_BT, has_loss), keep(result.entropy_BT, has_loss)
         return SequenceValues(direct, causal, prompt_context, loss, entropy, num_not_finite)
+
+
+_AXES_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2, torch.bfloat16: 0.25, torch.float16: 0.1}
+"""Largest difference of the two axes' sums over a batch, relative to the sum of sizes. A lost tangent shows as tenths to ones."""
+
+
+def check_axes(result: ProbeResult, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> None:
+    """Hold the law Σ_u w_u target(u) = Σ_p context(p) on every batch: it fails when an operation of the model loses a derivative.
+
+    Args:
+        result: values of a batch.
+        batch: the batch.
+        dtype: numbers the pass computed in.
+
+    Raises:
+        ValueError: the two axes disagree.
+    """
+    exists_BT = torch.zeros_like(batch.weights_BT, dtype=torch.bool)
+    exists_BT[counted(batch)] = True
+    for name, target_BT in result.target_BT.items():
+        terms_BT = torch.where(exists_BT, target_BT.double() * batch.weights_BT, 0.0)
+        context_BT = result.context_BT[name].double()
+        if not (torch.isfinite(terms_BT).all() and torch.isfinite(context_BT).all()):
+            continue  # values that are not finite are counted and stored as NULL
+        gap = (terms_BT.sum(-1) - context_BT.sum(-1)).abs().sum()
+        size = torch.maximum(terms_BT.abs().sum(), context_BT.abs().sum())
+        if gap > _AXES_TOLERANCE[dtype] * size:
+            raise ValueError(
+                f"direction {name!r}: the values by token and by position sum to different totals (off by {(gap / size).item():.1%} of their "
+                "size), so an operation of this model hides its derivative (a custom autograd function, complex numbers, in-place "
+                "activations); the model is not supported. Please report its class"
+            )

@@ -8,7 +8,8 @@ While `Tangents` is active, every floating-point tensor that depends on a parame
 * attention: in blocks of queries, with one block's attention weights shared by all directions, whatever kernel the model uses;
 * everything else: torch's own forward-mode rule of that function.
 
-Tensors stay plain tensors, so model code runs unchanged. A function without a forward rule raises; nothing is skipped silently.
+Tensors stay plain tensors, so model code runs unchanged. A function without a forward rule raises; one whose rule loses a derivative shows
+in the sums of the two axes, which models/scoring.py compares on every batch.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -78,10 +79,17 @@ class Tangents(TorchFunctionMode):
         """Apply torch's own forward-mode rule; a parameter that meets an activation here contributes to the context axis."""
         name = getattr(func, "__name__", str(func))
         before = None
+        if kwargs.get("inplace"):  # torch.nn.functional's way of saying it
+            args[0]._tangents = self._any(func, args, {**kwargs, "inplace": False}, tracked)._tangents
+            return func(*args, **kwargs)
         if _is_in_place(name):
             before = self._derive(_out_of_place(name), args, kwargs, tracked)  # while the arguments still hold their values
         output = func(*args, **kwargs)
         outputs = _float_tensors(output)
+        if any(o.is_complex() for o in tree_leaves(output) if isinstance(o, Tensor)):
+            raise NotImplementedError(
+                f"the model computes with complex numbers ({name!r}), which have no tangent rule here; it is not supported"
+            )
         if before is None and (not outputs or any(o is t for o in outputs for t in tracked)):
             return output
         tangents, own = before or self._derive(func, args, kwargs, tracked)

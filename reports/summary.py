@@ -56,7 +56,10 @@ def training_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         if name in metrics
     ]
     if "supervised_tokens_per_epoch" in metrics:
-        lines.append(("supervised tokens", f"{metrics['supervised_tokens_per_epoch']:,.0f} per epoch, equal to the store's"))
+        lines.append((
+            "supervised tokens",
+            f"{metrics['supervised_tokens_per_epoch']:,.0f} per epoch; every batch that the model saw was compared with the store",
+        ))
     return lines
 
 

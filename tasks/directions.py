@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -256,6 +257,10 @@ def _warm_up(
         report("warm-up", done, steps)
 
     model: Any = fit(load_model(reference, resolve_device(run.config.model.device)), [s[1:] for s in sequences], settings, progress)
+    if not math.isfinite(losses[-1]):
+        raise ValueError(
+            f"the warm-up diverged (loss {losses[-1]} at its end); lower scoring.warmup.learning_rate, now {settings.learning_rate}"
+        )
     model.cpu().save_pretrained(path)
     load_tokenizer(reference).save_pretrained(path)
     tail = losses[-max(1, len(losses) // 10) :]
@@ -304,5 +309,11 @@ def _saved(tensors: "dict[str, Tensor]", path: Path, details: dict[str, Any]) ->
     from models.directions import content_digest, save_tensors
     from models.probe import total_norm
 
+    norm = total_norm(tensors.values())
+    if not math.isfinite(norm):
+        raise ValueError(
+            f"{path.name.strip('.')}: the norm is {norm}; the model's gradients are not finite. Check the model, or lower the "
+            "learning rate of the warm-up"
+        )
     save_tensors(tensors, path)
-    return content_digest(tensors), {"norm": total_norm(tensors.values()), **details}
+    return content_digest(tensors), {"norm": norm, **details}

@@ -83,7 +83,7 @@ def reference_folder(config: Configuration, *, download: bool = True) -> Path:
 
 def tokenization(warehouse: Warehouse | Reader, config: Configuration) -> Tokenization:
     """Identify the tokenization of a configuration: tokenizer files, template in force, settings, code version."""
-    folder = reference_folder(config)
+    folder = reference_folder(config, download=isinstance(warehouse, Warehouse))
     settings = config.data.tokenize
     limit = context_length(folder)
     length = settings.max_length or limit or _DEFAULT_LENGTH

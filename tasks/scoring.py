@@ -151,15 +151,17 @@ def _score_group(
 
 def _remaining(plan: Plan) -> set[str]:
     """Return the sequences of a plan's parts that are not finished (the marker file counts those committed)."""
-    done = plan.folder / "committed"
-    return plan.sequence_ids(int(done.read_text()) if done.is_file() else 0)
+    return plan.sequence_ids(_num_committed(plan))
+
+
+def _num_committed(plan: Plan) -> int:
+    marker = plan.folder / "committed"
+    return int(marker.read_text()) if marker.is_file() else 0
 
 
 def _run_plan(warehouse: Warehouse, run: Run, plan: Plan, scorer: "Scorer", lengths: Mapping[str, int], state: _Progress) -> None:
-    done = plan.folder / "committed"
-    first = int(done.read_text()) if done.is_file() else 0
     waiting = 0
-    for number in range(first, len(plan.parts)):
+    for number in range(_num_committed(plan), len(plan.parts)):
         rows = _score_part(warehouse, plan.parts[number], plan.model, plan.groups, scorer, lengths, state)
         write_part(plan, number, rows)
         waiting += rows.num_rows
@@ -181,6 +183,9 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
         run_id: the run.
         keep_plan: leave the plan for the parts to come.
     """
+    marked = _num_committed(plan)
+    for _, path in (part for part in finished_parts(plan) if part[0] < marked):
+        path.unlink()  # committed by a run that was killed before it could remove it
     parts = list(finished_parts(plan))
     if parts:
         commit_shard(warehouse, plan.groups, pa.concat_tables([read_part(path) for _, path in parts]), run_id)
@@ -194,13 +199,18 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
 
 
 def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) -> "Scorer":
-    from models.directions import load_tensors
+    from models.directions import content_digest, load_tensors
     from models.reference import DTYPES, load_model, resolve_device
     from models.scoring import Scorer
 
     folder = setup.scoring if model == "scoring" else setup.reference
     files = {"adapt": setup.adapt, "stab": setup.stab}
     directions = {name: load_tensors(files[name]) for name in groups if name in files}
+    for name, tensors in directions.items():
+        if content_digest(tensors) != setup.described[name]["digest"]:
+            raise ValueError(
+                f"{files[name]} is not the direction that was pinned: it was changed or damaged; remake it with --refresh-scoring"
+            )
     return Scorer(load_model(folder, resolve_device(run.config.model.device), DTYPES[run.config.scoring.dtype]), directions)
 
 
@@ -221,7 +231,7 @@ def _score_part(
     Raises:
         OutOfMemoryInBatchError: a batch did not fit.
         RuntimeError: any other fault of the pass, as it came.
-        MemoryError: never; it becomes OutOfMemoryInBatchError.
+        MemoryError: (only inside; it leaves as OutOfMemoryInBatchError).
     """
     wanted = pa.table({"sequence_id": [s for batch in batches for s in batch]})
     fetched = warehouse.join("values/fetch_sequences", wanted)

@@ -75,8 +75,9 @@ class Configuration:
         return (self.base / Path(self.warehouse.path).expanduser()).resolve()
 
     def policies(self) -> dict[str, PolicySettings]:
-        """Return all policies by name, those of the configuration over the built-in ones."""
-        return {**BUILT_IN, **self.policy}
+        """Return all policies by name: those of the configuration over the built-in ones, `random` at the rate of `default`."""
+        default = self.policy.get("default", BUILT_IN["default"])
+        return {**BUILT_IN, "random": dataclasses.replace(default, select="random"), **self.policy}
 
     def policy_named(self, name: str) -> PolicySettings:
         """Look a policy up.

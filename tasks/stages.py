@@ -25,8 +25,7 @@ from models.vocabulary import token_texts
 from tasks import directions, identities, scoring, training
 from tasks.progress import Progress
 from tasks.runs import Run
-from warehouse import policies, runs, write
-from warehouse.connect import writer_lock
+from warehouse import policies, write
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.release import write_release
 
@@ -95,8 +94,16 @@ class TokenizeReceipt:
 
 
 @retried
-def tokenize(run: Run, snapshot_id: str) -> TokenizeReceipt:
-    """Tokenize the examples of a snapshot that are not tokenized yet."""
+def tokenize(run: Run, snapshot: SnapshotReceipt, settings: SourceSettings) -> TokenizeReceipt:
+    """Tokenize the examples of a snapshot that are not tokenized yet.
+
+    Returns:
+        counts over the snapshot.
+
+    Raises:
+        ValueError: more rows are bad than `max_rejected_share` allows, those set aside before counted in.
+    """
+    snapshot_id = snapshot.snapshot_id
     with run.open() as warehouse:
         how = identities.tokenization(warehouse, run.config)
         waiting = warehouse.run("tokenize/pending_examples", snapshot_id=snapshot_id, tokenization_id=how.tokenization_id).fetchall()
@@ -105,8 +112,17 @@ def tokenize(run: Run, snapshot_id: str) -> TokenizeReceipt:
             write.write_vocabulary(warehouse, how.tokenizer_digest, texts)
             write.write_sequences(warehouse, how.tokenization_id, how.tokenizer_digest, how.described, rows, run.run_id)
         counts = warehouse.frame("tokenize/summary", snapshot_id=snapshot_id, tokenization_id=how.tokenization_id).row(0, named=True)
-    if counts["num_sequences"] == 0:
-        raise ValueError(f"none of the {counts['num_rejected']} examples became a sequence; see the reasons in the view rejected_rows")
+        reasons = warehouse.run("tokenize/count_reasons", snapshot_id=snapshot_id, tokenization_id=how.tokenization_id).fetchall()
+    num_bad = snapshot.num_rejected + counts["num_rejected"]
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    if counts["num_sequences"] == 0 or num_bad > settings.max_rejected_share * snapshot.num_rows:
+        raise ValueError(
+            f"{settings.path}: {counts['num_rejected']} of {snapshot.num_examples} examples became no sequence ({told}), {snapshot.num_rejected} "
+            f"rows were set aside before; max_rejected_share allows {settings.max_rejected_share:.0%} of {snapshot.num_rows} rows. "
+            "Correct them, change data.tokenize, or raise max_rejected_share"
+        )
+    if reasons:
+        logger.warning("%d examples became no sequence (%s), see the view rejected_rows", counts["num_rejected"], told)
     return TokenizeReceipt(how.tokenization_id, len(waiting), counts)
 
 
@@ -221,12 +237,3 @@ def set_evaluation(run: Run, validation_id: str, evaluation_id: str) -> None:
 def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> training.TrainingReceipt:
     """Fine-tune on the mask of a policy, from the current release."""
     return training.train(run, policy, report)
-
-
-@once
-def finish_training(run: Run, receipt: training.TrainingReceipt) -> None:
-    """Note the end of a training run and release its metrics; waits while another run writes."""
-    with writer_lock(run.config.warehouse_folder, training.WAIT_FOR_WRITER_S, f"result of training {receipt.policy}"):
-        with run.open() as warehouse:
-            runs.finish(warehouse, run.run_id, "completed", receipt.metrics, None)
-        write_release(run.config.warehouse_folder, run.config.warehouse.keep_releases)

@@ -54,7 +54,7 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
     new = [e for e in fresh if e in set(train.example_ids)]
     lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
-    lines.extend(_masks(config, reader, train.snapshot_id, None if ids is None else ids.scoring_id))
+    lines.extend(_masks(config, reader, train.snapshot_id, None if ids is None else ids.scoring_id(how.tokenization_id)))
     return lines
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,16 @@ from models.files import resolve_folder
 from models.settings import CODE_VERSIONS
 from tasks import identities
 from tasks.runs import Run
-from warehouse import sql
+from tasks.settings import Configuration
+from warehouse import runs, sql
 from warehouse.connect import writer_lock
 from warehouse.digests import digest
-from warehouse.ingest import read_texts
-from warehouse.release import Release, opened
+from warehouse.ingest import read_examples, read_texts
+from warehouse.policies import mask_identity
+from warehouse.read import Reader
+from warehouse.release import Release, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
-from warehouse.write import write_training
+from warehouse.write import snapshot_identity, write_training
 
 if TYPE_CHECKING:
     from models.batches import TokenBatch
@@ -91,7 +95,7 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
         what was trained, or what was there.
     """
     with opened(run.config.warehouse_folder) as (con, release):
-        plan = plan_training(run, con, policy)
+        plan = plan_training(run, con, release, policy)
         if plan.done is not None:
             metrics = con.execute(sql.load("training/final_metrics"), {"training_id": plan.training_id}).fetchall()
             return TrainingReceipt(plan.training_id, policy, str(plan.done), False, dict(metrics))
@@ -104,30 +108,30 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
     return TrainingReceipt(plan.training_id, policy, str(checkpoint), True, final)
 
 
-def plan_training(run: Run, con: duckdb.DuckDBPyConnection, policy: str) -> TrainingPlan:
+def plan_training(run: Run, con: duckdb.DuckDBPyConnection, release: Release, policy: str) -> TrainingPlan:
     """Identify a training from a release and look whether it is done.
 
     Args:
         run: the run.
         con: connection to the release.
+        release: the release.
         policy: name of the policy.
 
     Returns:
         the plan.
 
     Raises:
-        ValueError: the release has no mask of this policy, or no evaluation set although one is configured.
+        ValueError: the release does not fit the configuration: its mask, its evaluation set or the model to start from.
     """
     config, settings = run.config, run.config.training
     pointers = dict(con.execute(sql.load("release/pointers")).fetchall())
-    mask_id = pointers.get(f"mask:{policy}")
-    if mask_id is None:
-        known = sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))
-        raise ValueError(f"the release has no mask of policy {policy!r}, only {known}; run `alphatoken mask CONFIG --policy {policy}`")
+    mask_id = current_mask(config, pointers, policy)
     scoring = json.loads(con.execute(sql.load("training/scoring_settings"), {"mask_id": mask_id}).fetchall()[0][0])
     start_digest = scoring["scoring" if settings.start == "scoring" else "reference"]["digest"]
     start = _start_folder(run, con, start_digest)
-    evaluation = _evaluation(con, pointers, settings.evaluation_limit) if config.data.evaluation is not None else []
+    if identities.model_digest(Reader.over(con, release), start) != start_digest:
+        raise ValueError(f"{start} is not the model that the release was made with; run `alphatoken value` first")
+    evaluation = _evaluation(run, con, pointers) if config.data.evaluation is not None else []
     retention = retention_half(read_texts(config.data.retention, config.base), 1) if config.data.retention is not None else []
     retention = retention[: settings.evaluation_limit]
     tokenization = con.execute(sql.load("training/tokenization_settings"), {"tokenization_id": pointers["tokenization"]}).fetchall()
@@ -159,9 +163,33 @@ def _start_folder(run: Run, con: duckdb.DuckDBPyConnection, start_digest: str) -
     return resolve_folder(config.model.scoring or config.model.reference, config.base, config.model.revision)
 
 
-def _evaluation(con: duckdb.DuckDBPyConnection, pointers: dict[str, str], limit: int) -> list[tuple[list[int], list[int]]]:
-    if "evaluation" not in pointers:
-        raise ValueError("the release has no evaluation set, but data.evaluation is configured; run `alphatoken value` first")
+def current_mask(config: Configuration, pointers: Mapping[str, str], policy: str) -> str:
+    """Find the mask of a policy as it is configured now, for the release's scoring and snapshot.
+
+    Returns:
+        mask_id.
+
+    Raises:
+        ValueError: the release has no such mask, or an older one.
+    """
+    settings, mask_id = config.policy_named(policy), pointers.get(f"mask:{policy}")
+    if mask_id is None:
+        known = sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))
+        raise ValueError(f"the release has no mask of policy {policy!r}, only {known}; run `alphatoken mask CONFIG --policy {policy}`")
+    if mask_id != mask_identity(settings, pointers["scoring"], pointers["snapshot"]):
+        raise ValueError(
+            f"the release's mask of policy {policy!r} was made with other settings, values or data than the present ones; "
+            f"run `alphatoken mask CONFIG --policy {policy}`"
+        )
+    return mask_id
+
+
+def _evaluation(run: Run, con: duckdb.DuckDBPyConnection, pointers: Mapping[str, str]) -> list[tuple[list[int], list[int]]]:
+    source, limit = run.config.data.evaluation, run.config.training.evaluation_limit
+    assert source is not None, "asked for only where there is one"
+    if pointers.get("evaluation") != snapshot_identity(read_examples(source, run.config.base)):
+        state = "has no evaluation set" if "evaluation" not in pointers else "has another evaluation set"
+        raise ValueError(f"the release {state}, but data.evaluation is configured; run `alphatoken value` first")
     rows = con.execute(
         sql.load("tokenize/fetch_sequences"), {"snapshot_id": pointers["evaluation"], "tokenization_id": pointers["tokenization"]}
     ).fetchall()
@@ -227,7 +255,7 @@ def _fit(
 
     settings = run.config.training
     folder = (run.config.base / settings.output).resolve() / f"{policy}-{plan.training_id[:12]}"
-    steps = settings.max_steps or max(1, round(settings.epochs * stream.num_batches / settings.gradient_accumulation))
+    steps = settings.max_steps or math.ceil(settings.epochs * stream.num_batches / settings.gradient_accumulation)
     tokenizer = load_tokenizer(plan.start)
     measure = _Measure(run, plan, tokenizer)
     model: Any = load_model(plan.start, resolve_device(run.config.model.device)).requires_grad_(True)
@@ -311,12 +339,15 @@ def progress_callback(what: str, report: Callable[[str, int, int], None]) -> Any
 def note_training(
     run: Run, plan: TrainingPlan, policy: str, release: Release, checkpoint: Path, metrics: dict[tuple[int, str], float]
 ) -> None:
-    """Write a training, its metrics and its receipt; waits while another run writes."""
-    folder = run.config.warehouse_folder
+    """Write a training with its metrics and its receipt, end the run, and release it all; waits while another run writes."""
+    config = run.config
     settings = json.dumps(plan.settings, sort_keys=True)
-    place = checkpoint.relative_to(run.config.base) if checkpoint.is_relative_to(run.config.base) else checkpoint
-    with writer_lock(folder, WAIT_FOR_WRITER_S, f"result of training {policy}"), run.open() as warehouse:
-        write_training(
-            warehouse, plan.training_id, policy, plan.mask_id, release.release_id, settings, str(place),
-            [(step, name, value) for (step, name), value in sorted(metrics.items())], run.run_id,
-        )  # fmt: skip
+    place = checkpoint.relative_to(config.base) if checkpoint.is_relative_to(config.base) else checkpoint
+    with writer_lock(config.warehouse_folder, WAIT_FOR_WRITER_S, f"result of training {policy}"):
+        with run.open() as warehouse:
+            write_training(
+                warehouse, plan.training_id, policy, plan.mask_id, release.release_id, settings, str(place),
+                [(step, name, value) for (step, name), value in sorted(metrics.items())], run.run_id,
+            )  # fmt: skip
+            runs.finish(warehouse, run.run_id, "completed", {"steps": max(step for step, _ in metrics)}, None)
+        write_release(config.warehouse_folder, config.warehouse.keep_releases)

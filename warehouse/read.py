@@ -46,6 +46,13 @@ class Reader:
             self.con.close()
             raise
 
+    @classmethod
+    def over(cls, con: duckdb.DuckDBPyConnection, release: Release) -> "Reader":
+        """Read through a connection that is open already."""
+        reader = cls.__new__(cls)
+        reader.con, reader.release = con, release
+        return reader
+
     def run(self, name: str, /, **parameters: Any) -> duckdb.DuckDBPyConnection:
         """Execute one of our SQL files, as `Warehouse.run` does."""
         return self.con.execute(sql.load(name), parameters or None)

@@ -22,10 +22,9 @@ class ValueIdentities:
     signals_id: str
     ref_signals_id: str
 
-    @property
-    def scoring_id(self) -> str:
-        """Identity of the scoring."""
-        return digest("scoring", self.adapt_values_id, self.stab_values_id, self.signals_id, self.ref_signals_id)
+    def scoring_id(self, tokenization_id: str) -> str:
+        """Identify the scoring: its values, and the tokenization that says whose values they are."""
+        return digest("scoring", tokenization_id, self.adapt_values_id, self.stab_values_id, self.signals_id, self.ref_signals_id)
 
 
 GROUPS = ("adapt", "stab", "signals", "ref_signals")
@@ -180,15 +179,16 @@ def write_scoring(
     Returns:
         whether anything was written.
     """
-    wanted = {"snapshot": snapshot_id, "tokenization": tokenization_id, "scoring": ids.scoring_id}
+    scoring_id = ids.scoring_id(tokenization_id)
+    wanted = {"snapshot": snapshot_id, "tokenization": tokenization_id, "scoring": scoring_id}
     wanted |= {"validation": validation_id} if validation_id is not None else {}
     if all(warehouse.pointer(name) == value for name, value in wanted.items()):
         return False
     with warehouse.transaction():
-        if warehouse.one("values/count_scorings", scoring_id=ids.scoring_id) == (0,):
+        if warehouse.one("values/count_scorings", scoring_id=scoring_id) == (0,):
             warehouse.run(
                 "values/insert_scoring",
-                scoring_id=ids.scoring_id, tokenization_id=tokenization_id, adapt_values_id=ids.adapt_values_id,
+                scoring_id=scoring_id, tokenization_id=tokenization_id, adapt_values_id=ids.adapt_values_id,
                 stab_values_id=ids.stab_values_id, signals_id=ids.signals_id, ref_signals_id=ids.ref_signals_id,
                 settings=json.dumps(settings, sort_keys=True), run_id=run_id,
             )  # fmt: skip

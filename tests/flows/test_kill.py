@@ -49,7 +49,6 @@ def test_run_killed_at_every_turn_goes_on_to_the_values_of_an_uninterrupted_one(
     check_order(project)
 
 
-@pytest.mark.xfail(strict=True, reason="a run that finds nothing to do writes nothing, and so does not close the killed one")
 def test_run_killed_after_its_last_values_is_marked_as_interrupted(prepared, driver, tmp_path):
     project = Project.copy_of(prepared.folder, tmp_path / "project")
     driver.run_killed("value", folder=str(project.folder), point="masks there, run open")

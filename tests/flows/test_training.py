@@ -1,10 +1,12 @@
 """Laws of flows/train_masked.py and tasks/training.py: what is trained on, what is measured, what is skipped, what a kill costs."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.flows.world import Project
 from warehouse.connect import Warehouse, writer_lock
@@ -165,3 +167,44 @@ def test_training_waits_for_a_writer_with_its_result_only(valued, driver):
     thread.join(60)
     assert done
     assert valued.sql("SELECT count(*) FROM trainings") == [(1,)]
+
+
+def test_training_refuses_a_release_that_does_not_fit_its_configuration(valued, tmp_path):
+    """Otherwise it would train or measure something else than its identity says."""
+    other = tmp_path / "other-model"
+    shutil.copytree(valued.model, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    with pytest.raises(ValueError, match=r"other-model is not the model .*run `alphatoken value` first"):
+        valued.train(f"model.reference={other}")
+    with pytest.raises(ValueError, match=r"made with other settings, values or data .*run `alphatoken mask CONFIG --policy default`"):
+        valued.train("policy.default.keep=0.2")
+    rows = (valued.folder / "evaluation.jsonl").read_text().splitlines()
+    (valued.folder / "evaluation.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"has another evaluation set.*run `alphatoken value` first"):
+        valued.train()
+    assert valued.sql("SELECT count(*) FROM trainings") == [(0,)]
+
+
+def test_training_refuses_weights_that_were_changed_since_the_release(valued, tmp_path):
+    config = valued.settings()
+    model = tmp_path / "model"
+    shutil.copytree(valued.model, model)
+    config["model"]["reference"] = str(model)
+    valued.config.write_text(yaml.safe_dump(config))
+    valued.value()
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    save_file({name: t * 1.01 for name, t in tensors.items()}, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="is not the model that the release was made with"):
+        valued.train()
+
+
+def test_batches_of_a_partial_last_step_are_trained_on(valued):
+    """5 batches with accumulation 2 make 3 steps: none is left out."""
+    config = valued.settings()
+    del config["training"]["max_steps"]
+    config["training"] |= {"gradient_accumulation": 2, "epochs": 1}
+    valued.config.write_text(yaml.safe_dump(config))
+    assert valued.train().trained
+    assert valued.sql("SELECT max(step) FROM training_metrics") == [(3,)]

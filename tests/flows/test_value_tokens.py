@@ -327,3 +327,42 @@ def test_validation_rows_that_are_evaluation_rows_are_refused(valued):
     assert (valued.warehouse / "releases" / "CURRENT").read_text() == release
     assert valued.live("SELECT * FROM record.pointers ORDER BY ALL") == pointers
     assert "share 6 examples" in valued.live("SELECT error FROM runs WHERE state = 'failed'")[0][0]
+
+
+def test_changed_tokenization_under_the_same_models_gets_a_scoring_and_masks_of_its_own(valued):
+    """The values of a sequence stay; which sequences the examples became is another scoring."""
+    at_reference = ("scoring.warmup.steps=0",)
+    valued.value(*at_reference)
+    before = valued.sql("SELECT count(*), count(DISTINCT scoring_id) FROM token_values")
+    valued.value(*at_reference, "data.tokenize.max_length=40")
+    ((num_values, num_scorings),) = valued.sql("SELECT count(*), count(DISTINCT scoring_id) FROM token_values")
+    assert num_scorings == 1
+    assert num_values < before[0][0]
+    assert valued.sql("SELECT policy, count(*) FROM token_masks GROUP BY policy ORDER BY policy") == [
+        (policy, num_values) for policy in ("default", "full", "random")
+    ]
+
+
+def test_more_rejected_examples_than_allowed_stop_the_run_also_in_tokenizing(valued):
+    rows = valued.train_rows()
+    valued.write_train([*rows[:30], *({**row, "response": row["response"] + " "} for row in rows[30:])])
+    release = (valued.warehouse / "releases" / "CURRENT").read_text()
+    with pytest.raises(ValueError, match=r"40 of 40 examples became no sequence \(40 nothing left after truncation\).*max_rejected_share"):
+        valued.value("data.tokenize.max_length=2", "data.tokenize.min_prompt_tokens=16")
+    assert (valued.warehouse / "releases" / "CURRENT").read_text() == release
+
+
+def test_damaged_direction_is_refused(valued):
+    (path,) = (valued.warehouse / "artifacts").glob("adapt-*.safetensors")
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: t + 1 for name, t in load_file(path).items()}, path)
+    valued.write_train([*valued.train_rows(), *purchases(5, 2)])
+    with pytest.raises(ValueError, match=r"is not the direction that was pinned.*--refresh-scoring"):
+        valued.value()
+
+
+def test_diverged_warm_up_pins_nothing(project):
+    with pytest.raises(ValueError, match="the warm-up diverged"):
+        project.value("scoring.warmup.learning_rate=1.0e+30", "scoring.warmup.steps=7")
+    assert not list((project.warehouse / "artifacts").glob("*"))

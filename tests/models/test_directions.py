@@ -90,6 +90,18 @@ def test_sampling_follows_the_model_distribution():
     assert ((observed - expected).abs() <= 5 * deviation + 1e-3).all()
 
 
+def test_sampling_takes_nothing_else_from_the_model_s_generation_settings():
+    model = make("llama", torch.float32)
+    model.generation_config.bos_token_id, model.generation_config.eos_token_id = 1, 2
+    settings = FisherSettings(num_sequences=20, num_tokens=100)
+    before = sample_sequences(model, settings)
+    assert max(map(len, before)) <= 64  # the context
+    model.generation_config.repetition_penalty, model.generation_config.no_repeat_ngram_size = 5.0, 1
+    model.generation_config.min_new_tokens, model.generation_config.suppress_tokens = 50, [3, 4]
+    assert sample_sequences(model, settings) == before
+    assert model.generation_config.repetition_penalty == pytest.approx(5.0)
+
+
 def test_drift_is_zero_at_the_reference():
     model = make("llama", torch.float32)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters()}

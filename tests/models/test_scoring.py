@@ -150,3 +150,30 @@ def test_values_too_large_for_float32_are_missing_and_counted_not_infinite(model
         np.testing.assert_array_equal(np.isnan(values.causal["adapt"]), ~zero)
         assert values.num_not_finite == sum(position > 0 for position in positions) + (~zero).sum()
         assert values.prompt_context["adapt"] == pytest.approx(1e60 * other.prompt_context["adapt"], rel=1e-9)  # kept in double
+
+
+def test_a_model_that_hides_a_derivative_is_refused(directions):
+    """The two axes come from different mechanisms, forward and backward: a lost tangent breaks their common sum."""
+
+    class Hidden(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return torch.from_numpy(x.detach().numpy() * 3)  # where no tangent follows
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 3
+
+    hiding = make("llama", clean=True)
+    hiding.model.norm.register_forward_hook(lambda module, args, output: Hidden.apply(output))
+    with pytest.raises(ValueError, match="sum to different totals"):
+        Scorer(hiding, directions).score(IDS, RESPONSES)
+
+
+def test_an_activation_function_in_place_is_followed(directions, scored):
+    model = make("llama", clean=True)
+    for module in model.modules():
+        if hasattr(module, "act_fn"):
+            module.act_fn = torch.nn.SiLU(inplace=True)
+    for one, expected in zip(Scorer(model, directions).score(IDS, RESPONSES), scored, strict=True):
+        np.testing.assert_allclose(one.direct["adapt"], expected.direct["adapt"], rtol=1e-9)

@@ -78,7 +78,7 @@ def test_a_training_is_told_before_and_after():
     assert training_rows(METRICS) == [
         ("target loss", "2.2500 → 1.5000 nats/token"),
         ("retention loss", "0.5000 → 1.0000 nats/token"),
-        ("supervised tokens", "12,345 per epoch, equal to the store's"),
+        ("supervised tokens", "12,345 per epoch; every batch that the model saw was compared with the store"),
     ]
     assert training_rows({}) == []
 

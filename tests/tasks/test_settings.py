@@ -292,7 +292,8 @@ def test_named_policies_win_over_the_built_in_ones():
     config = build(merged(SMALLEST, {"policy": {"default": {"keep": 0.5}, "mine": {}}}), Path(), "")
     assert set(config.policies()) == {*BUILT_IN, "mine"}
     assert config.policy_named("default") == PolicySettings(keep=0.5)
-    assert config.policy_named("random") == BUILT_IN["random"]
+    assert config.policy_named("random") == PolicySettings(select="random", keep=0.5)  # a control at the rate of the default
+    assert build(merged(SMALLEST, {"policy": {"random": {"keep": 0.9}}}), Path(), "").policy_named("random").keep == pytest.approx(0.9)
     with pytest.raises(ConfigurationError, match=r"no policy 'mien', did you mean 'mine'.* known are default, full, mine, random"):
         config.policy_named("mien")
 

@@ -290,7 +290,7 @@ def test_a_scoring_becomes_current_once(warehouse):
     before = content(warehouse)
     assert not write_scoring(warehouse, IDS, "tok", "snap", {"z": 1}, "run2")
     assert content(warehouse) == before
-    assert [warehouse.pointer(name) for name in ("snapshot", "tokenization", "scoring")] == ["snap", "tok", IDS.scoring_id]
+    assert [warehouse.pointer(name) for name in ("snapshot", "tokenization", "scoring")] == ["snap", "tok", IDS.scoring_id("tok")]
     assert counts(warehouse) == {"scorings": 1, "pointers": 3}
 
 
@@ -304,7 +304,8 @@ def test_a_new_snapshot_moves_the_pointer_and_stores_no_second_scoring(warehouse
 def test_each_group_of_values_changes_the_scoring():
     names = ("adapt_values_id", "stab_values_id", "signals_id", "ref_signals_id")
     base = dict.fromkeys(names, "x")
-    assert len({ValueIdentities(**base).scoring_id, *(ValueIdentities(**{**base, name: "y"}).scoring_id for name in names)}) == 5
+    changed = {ValueIdentities(**{**base, name: "y"}).scoring_id("tok") for name in names}
+    assert len({ValueIdentities(**base).scoring_id("tok"), ValueIdentities(**base).scoring_id("tok2"), *changed}) == 6
 
 
 def test_a_training_written_again_replaces_the_one_before(warehouse):
@@ -502,8 +503,8 @@ def test_values_and_masks_join_token_by_token(valued):
 
 def test_rejected_rows_tell_stage_place_and_reason_of_the_current_data(valued):
     assert query(valued, "FROM rejected_rows ORDER BY stage") == [
-        ("ingest", "f", 3, None, "not JSON", "gibberish", "now"),
-        ("tokenize", "g", 1, "e4", "empty response", "nothing to learn", "now"),
+        ("train", "ingest", "f", 3, None, "not JSON", "gibberish", "now"),
+        ("train", "tokenize", "g", 1, "e4", "empty response", "nothing to learn", "now"),
     ]
 
 

@@ -1,13 +1,15 @@
--- Rows of the current snapshot's files that became no sequence, with the reason.
--- Grain: one row per rejected row of a file (stage ingest) or per rejected example (stage tokenize).
+-- Rows of the current data sets (training, validation, evaluation) that became no sequence, with the reason.
+-- Grain: one row per rejected row of a file (stage ingest) or per rejected example (stage tokenize), and role.
 CREATE OR REPLACE VIEW rejected_rows AS
-SELECT 'ingest' AS stage, file, line, NULL AS example_id, reason, raw AS detail, snapshot_id
-FROM record.rejected_rows
-WHERE snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
+SELECT snapshots.role, 'ingest' AS stage, rejected.file, rejected.line, NULL AS example_id, rejected.reason, rejected.raw AS detail, rejected.snapshot_id
+FROM snapshots
+JOIN record.rejected_rows AS rejected ON rejected.snapshot_id = snapshots.snapshot_id
+WHERE snapshots.is_current
 UNION ALL
-SELECT 'tokenize', members.file, members.line, members.example_id, links.reason, links.detail, members.snapshot_id
-FROM record.snapshot_examples AS members
+SELECT snapshots.role, 'tokenize', members.file, members.line, members.example_id, links.reason, links.detail, members.snapshot_id
+FROM snapshots
+JOIN record.snapshot_examples AS members ON members.snapshot_id = snapshots.snapshot_id
 JOIN record.example_sequences AS links ON links.example_id = members.example_id
-WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
+WHERE snapshots.is_current
   AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
   AND links.sequence_id IS NULL
