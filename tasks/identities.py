@@ -13,7 +13,7 @@ from models.settings import CODE_VERSIONS
 from tasks.settings import Configuration
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
-from warehouse.read import Reader
+from warehouse.queries import Queries
 from warehouse.write import ValueIdentities
 
 _DEFAULT_LENGTH = 2048
@@ -37,7 +37,7 @@ class Tokenization:
     described: dict[str, Any]
 
 
-def file_digest(warehouse: Warehouse | Reader, path: Path) -> str:
+def file_digest(warehouse: Queries, path: Path) -> str:
     """Digest a file, once: the digest is remembered by size and time of change.
 
     Returns:
@@ -66,12 +66,12 @@ def unremembered_model_digest(folder: Path) -> str:
     return digest("model", [(path.name, _bytes_digest(path)) for path in weight_files(folder)])
 
 
-def files_digest(warehouse: Warehouse | Reader, kind: str, files: Sequence[Path]) -> str:
+def files_digest(warehouse: Queries, kind: str, files: Sequence[Path]) -> str:
     """Digest several files by name and content."""
     return digest(kind, [(path.name, file_digest(warehouse, path)) for path in files])
 
 
-def model_digest(warehouse: Warehouse | Reader, folder: Path) -> str:
+def model_digest(warehouse: Queries, folder: Path) -> str:
     """Digest a model: its configuration and weights."""
     return files_digest(warehouse, "model", weight_files(folder))
 
@@ -81,7 +81,7 @@ def reference_folder(config: Configuration, *, download: bool = True) -> Path:
     return resolve_folder(config.model.reference, config.base, config.model.revision, download=download)
 
 
-def tokenization(warehouse: Warehouse | Reader, config: Configuration) -> Tokenization:
+def tokenization(warehouse: Queries, config: Configuration) -> Tokenization:
     """Identify the tokenization of a configuration: tokenizer files, template in force, settings, code version."""
     folder = reference_folder(config, download=isinstance(warehouse, Warehouse))
     settings = config.data.tokenize

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars as pl
 
-from warehouse import migrate, sql
+from warehouse import migrate
+from warehouse.queries import Queries
 from warehouse.settings import WarehouseSettings
 
 DATABASE = "alphatoken.duckdb"
@@ -28,7 +28,7 @@ class WarehouseBusyError(RuntimeError):
     """Another process holds the writer's lock."""
 
 
-class Warehouse:
+class Warehouse(Queries):
     """An open, writable warehouse. Use as a context manager: `with Warehouse(folder) as warehouse: ...`.
 
     Attributes:
@@ -55,14 +55,13 @@ class Warehouse:
         self._note_run = note_run
         limits = settings or WarehouseSettings()
         _require_writable(folder)
-        self.con = duckdb.connect(
-            config={
-                "memory_limit": limits.memory_limit,
-                "temp_directory": str(folder / "temp"),
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            }
-        )
+        options = {
+            "memory_limit": limits.memory_limit,
+            "temp_directory": str(folder / "temp"),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        super().__init__(duckdb.connect(config=options))
         try:
             path = str(folder / DATABASE).replace("'", "''")
             self.con.execute(f"ATTACH '{path}' AS alphatoken (ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")  # DDL takes no parameters
@@ -96,23 +95,6 @@ class Warehouse:
             raise
         self.con.execute("COMMIT")
 
-    def run(self, name: str, /, **parameters: Any) -> duckdb.DuckDBPyConnection:
-        """Execute an SQL file with its parameters.
-
-        Returns:
-            the connection, to fetch from.
-        """
-        return self.con.execute(sql.load(name), parameters or None)
-
-    def one(self, name: str, /, **parameters: Any) -> tuple[Any, ...] | None:
-        """Execute an SQL file and fetch its first row, None where there is none; the result is used up, so other work may follow."""
-        rows = self.run(name, **parameters).fetchall()
-        return rows[0] if rows else None
-
-    def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
-        """Execute an SQL file and fetch its rows."""
-        return sql.frame(self.con, sql.load(name), parameters)
-
     def insert(self, name: str, incoming: object, /, **parameters: Any) -> None:
         """Execute an SQL file that reads the table `incoming`: an Arrow table or a Polars frame."""
         with self._incoming(incoming):
@@ -134,11 +116,6 @@ class Warehouse:
         finally:
             with suppress(duckdb.TransactionException):  # an aborted transaction refuses, and must not hide its cause
                 self.con.unregister("incoming")
-
-    def pointer(self, name: str) -> str | None:
-        """Read which snapshot, tokenization, scoring or mask is the current one."""
-        row = self.one("runs/get_pointer", name=name)
-        return None if row is None else str(row[0])
 
     def point(self, name: str, value: str) -> bool:
         """Make something current.

@@ -7,14 +7,16 @@ import yaml
 
 from tasks.runs import Run
 from tasks.settings import load
-from tasks.training import last_checkpoint, plan_training, retention_half
+from tasks.training import last_checkpoint
+from tasks.training_plan import plan_training, retention_half
+from warehouse.queries import Queries
 from warehouse.release import opened
 
 
 def identity(project, *overrides, policy="default"):
     run = Run.begin("train_masked", load(project.config, overrides))
-    with opened(project.warehouse) as (con, release):
-        return plan_training(run, con, release, policy).training_id
+    with opened(project.warehouse) as (con, _):
+        return plan_training(run, Queries(con), policy).training_id
 
 
 def test_settings_that_do_not_change_the_model_do_not_count(valued_once):

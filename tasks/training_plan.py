@@ -1,0 +1,147 @@
+"""What a training depends on, read from a release and compared with the configuration as it is now."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.files import resolve_folder
+from models.settings import CODE_VERSIONS
+from tasks import identities
+from tasks.runs import Run
+from tasks.settings import Configuration
+from warehouse.digests import digest
+from warehouse.ingest import read_examples, read_texts
+from warehouse.policies import mask_identity
+from warehouse.queries import Queries
+from warehouse.write import snapshot_identity
+
+_UNCOUNTED = {"output", "policy", "report_to", "save_steps"}
+"""Training settings that do not change the trained model; the mask counts, not the name of its policy."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training depends on.
+
+    Attributes:
+        training_id: identity.
+        mask_id: the mask.
+        start: folder of the weights to start from.
+        max_length: tokens of a sequence, for the retention text.
+        evaluation: (token ids, response positions) of the evaluation sequences.
+        retention: texts of the evaluation half of the retention text.
+        settings: what training_id is the digest of.
+        done: checkpoint of this very training if it ran before.
+    """
+
+    training_id: str
+    mask_id: str
+    start: Path
+    max_length: int
+    evaluation: list[tuple[list[int], list[int]]]
+    retention: list[str]
+    settings: dict[str, Any]
+    done: Path | None
+
+
+def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
+    """Identify a training from a release and look whether it is done.
+
+    Args:
+        run: the run.
+        release: the release, open.
+        policy: name of the policy.
+
+    Returns:
+        the plan.
+
+    Raises:
+        ValueError: the release does not fit the configuration: its mask, its evaluation set or the model to start from.
+    """
+    config, settings = run.config, run.config.training
+    pointers = dict(release.run("release/pointers").fetchall())
+    mask_id = current_mask(config, pointers, policy)
+    scoring = json.loads(release.run("training/scoring_settings", mask_id=mask_id).fetchall()[0][0])
+    start_digest = scoring["scoring" if settings.start == "scoring" else "reference"]["digest"]
+    start = _start_folder(run, release, start_digest)
+    if identities.model_digest(release, start) != start_digest:
+        raise ValueError(f"{start} is not the model that the release was made with; run `alphatoken value` first")
+    evaluation = _evaluation(run, release, pointers) if config.data.evaluation is not None else []
+    retention = retention_half(read_texts(config.data.retention, config.base), 1) if config.data.retention is not None else []
+    retention = retention[: settings.evaluation_limit]
+    tokenization = release.run("training/tokenization_settings", tokenization_id=pointers["tokenization"]).fetchall()
+    max_length = int(json.loads(tokenization[0][0])["max_length"])
+    counted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _UNCOUNTED}
+    described = {
+        "mask": mask_id,
+        "start": start_digest,
+        "settings": counted,
+        "evaluation": digest(evaluation),
+        "retention": digest(retention),
+        "max_length": max_length,
+        "code_version": CODE_VERSIONS["train"],
+    }
+    training_id = digest("train", described)
+    row = release.one("training/get_training", training_id=training_id)
+    done = config.base / row[0] if row is not None and (config.base / row[0] / "config.json").is_file() else None
+    return TrainingPlan(training_id, mask_id, start, max_length, evaluation, retention, {**described, "policy": policy}, done)
+
+
+def _start_folder(run: Run, release: Queries, start_digest: str) -> Path:
+    """Find the folder of the weights: a warm-up among the artefacts, the given scoring model, or the reference."""
+    config = run.config
+    if config.training.start == "reference":
+        return identities.reference_folder(config)
+    row = release.one("training/get_warmup", content_digest=start_digest)
+    if row is not None:
+        return config.warehouse_folder / str(row[0])
+    return resolve_folder(config.model.scoring or config.model.reference, config.base, config.model.revision)
+
+
+def current_mask(config: Configuration, pointers: Mapping[str, str], policy: str) -> str:
+    """Find the mask of a policy as it is configured now, for the release's scoring and snapshot.
+
+    Returns:
+        mask_id.
+
+    Raises:
+        ValueError: the release has no such mask, or an older one.
+    """
+    settings, mask_id = config.policy_named(policy), pointers.get(f"mask:{policy}")
+    if mask_id is None:
+        known = sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))
+        raise ValueError(f"the release has no mask of policy {policy!r}, only {known}; run `alphatoken mask CONFIG --policy {policy}`")
+    if mask_id != mask_identity(settings, pointers["scoring"], pointers["snapshot"]):
+        raise ValueError(
+            f"the release's mask of policy {policy!r} was made with other settings, values or data than the present ones; "
+            f"run `alphatoken mask CONFIG --policy {policy}`"
+        )
+    return mask_id
+
+
+def _evaluation(run: Run, release: Queries, pointers: Mapping[str, str]) -> list[tuple[list[int], list[int]]]:
+    source, limit = run.config.data.evaluation, run.config.training.evaluation_limit
+    assert source is not None, "asked for only where there is one"
+    if pointers.get("evaluation") != snapshot_identity(read_examples(source, run.config.base)):
+        state = "has no evaluation set" if "evaluation" not in pointers else "has another evaluation set"
+        raise ValueError(f"the release {state}, but data.evaluation is configured; run `alphatoken value` first")
+    rows = release.run("tokenize/fetch_sequences", snapshot_id=pointers["evaluation"], tokenization_id=pointers["tokenization"]).fetchall()
+    return [(row[3], row[4]) for row in rows[:limit]]
+
+
+def retention_half(texts: list[str], half: int) -> list[str]:
+    """Split retention texts into two halves by content, so that neither depends on file order.
+
+    Args:
+        texts: distinct texts.
+        half: 0 = the half for alignment, 1 = the half for evaluation.
+
+    Returns:
+        the texts of the half, in an order that depends on their contents alone.
+    """
+    keyed = sorted((hashlib.blake2b(text.encode(), digest_size=8).digest(), text) for text in texts)
+    return [text for key, text in keyed if key[-1] % 2 == half]

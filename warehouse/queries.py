@@ -1,0 +1,42 @@
+"""Our SQL files on a connection: what a writer, a reader and a training have in common."""
+
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from warehouse import sql
+
+
+class Queries:
+    """A DuckDB connection that executes SQL files by name.
+
+    Attributes:
+        con: the connection.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Wrap a connection."""
+        self.con = con
+
+    def run(self, name: str, /, **parameters: Any) -> duckdb.DuckDBPyConnection:
+        """Execute an SQL file with its parameters.
+
+        Returns:
+            the connection, to fetch from.
+        """
+        return self.con.execute(sql.load(name), parameters or None)
+
+    def one(self, name: str, /, **parameters: Any) -> tuple[Any, ...] | None:
+        """Execute an SQL file and fetch its first row, None where there is none; the result is used up, so other work may follow."""
+        rows = self.run(name, **parameters).fetchall()
+        return rows[0] if rows else None
+
+    def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
+        """Execute an SQL file and fetch its rows."""
+        return sql.frame(self.con, sql.load(name), parameters)
+
+    def pointer(self, name: str) -> str | None:
+        """Read which snapshot, tokenization, scoring or mask is the current one."""
+        row = self.one("runs/get_pointer", name=name)
+        return None if row is None else str(row[0])
