@@ -177,3 +177,15 @@ def test_an_activation_function_in_place_is_followed(directions, scored):
             module.act_fn = torch.nn.SiLU(inplace=True)
     for one, expected in zip(Scorer(model, directions).score(IDS, RESPONSES), scored, strict=True):
         np.testing.assert_allclose(one.direct["adapt"], expected.direct["adapt"], rtol=1e-9)
+
+
+def test_a_real_family_that_hides_a_derivative_is_refused():
+    """BLOOM's own GELU is a custom autograd function; at its initial weights the two axes differ by 3e-4 only."""
+    from transformers import AutoModelForCausalLM, BloomConfig
+
+    torch.manual_seed(0)
+    bloom = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4))
+    bloom = bloom.eval().requires_grad_(False)
+    ids = [torch.randint(1, 61, (n,)).tolist() for n in (40, 30)]
+    with pytest.raises(ValueError, match="sum to different totals"):
+        Scorer(bloom, {"adapt": random_direction(bloom)}).score(ids, [list(range(10, 40)), list(range(8, 30))])
