@@ -288,6 +288,9 @@ def train_a_rank(folder):
     trainer.train()
     save_final(trainer, None, Path(folder) / "final")
     assert (Path(folder) / "final").exists()  # on every rank
+    # Left to the interpreter's end, a thread of gloo's may outlive its owner, and the process aborts now and then.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def test_several_ranks_make_the_same_step_as_one(tmp_path):
