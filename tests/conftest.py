@@ -3,6 +3,7 @@
 Nothing heavy is imported before a fixture needs it: tests/models runs with torch and transformers alone.
 """
 
+import importlib.util
 import os
 
 from tasks.quiet import configure
@@ -12,6 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads only wait for one anoth
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest  # ruff: ignore[module-import-not-at-top-of-file] - the environment comes first
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # The same examples on every machine, however busy it is: a test fails for its code alone.
+    settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
