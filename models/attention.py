@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_ATTENTION_BLOCK_ELEMENTS = 1 << 21
-"""Attention weights of one block of queries: 8 MiB in float32. Larger blocks leave the cache (2 cores, 512 tokens: 1.3 times slower at 2^23, twice at 2^24)."""
+_ATTENTION_BLOCK_ELEMENTS = 1 << 20
+"""Attention weights of one block of queries: 4 MiB in float32. Larger blocks leave the cache."""
 
 
 def attention_tangents(
@@ -20,53 +20,68 @@ def attention_tangents(
 ) -> tuple[Tensor, ...]:
     """Differentiate softmax attention along several directions, block of queries by block of queries.
 
-    Memory is that of one block: [B, heads, block, keys], whatever the length. A query that may see nothing (left padding) gets
-    finite values that nobody reads.
+    The weights of a block are computed once for all directions and stay in the cache. Memory is that of one block: [B, heads, block,
+    keys] for the weights and once more per direction, whatever the length. A query that may see nothing (left padding) gets finite
+    values that nobody reads.
 
     Args:
-        query: [B, heads, T, d]; key and value: [B, heads, S, d].
-        key: see query.
-        value: see query.
+        query: [B, heads, T, d].
+        key: [B, groups, S, d]; groups divides heads, each group serves neighbouring heads.
+        value: [B, groups, S, e].
         tangents: per direction the tangents of query, key and value.
         mask: bool (True = may attend) or additive, broadcastable to [B, heads, T, S].
         is_causal: query t sees keys up to t (then T = S).
         scale: factor of the scores.
 
     Returns:
-        per direction the tangent of the output, [B, heads, T, d].
+        per direction the tangent of the output, [B, heads, T, e].
 
     Source: derivative of softmax(q kᵀ) v; reference test: tests/models/test_attention.py::test_attention_tangents
     """
-    length, num_keys = query.shape[-2], key.shape[-2]
-    block = max(16, _ATTENTION_BLOCK_ELEMENTS // (query.shape[0] * query.shape[1] * num_keys))
-    outputs = [torch.empty_like(query[..., : value.shape[-1]]) for _ in tangents]
-    query = query * scale
-    # dq kᵀ + q dkᵀ as one product of twice the width
-    doubled = [(torch.cat([dq * scale, query], -1), torch.cat([key, dk], -1), dv) for dq, dk, dv in tangents]
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        seen = stop if is_causal else num_keys
-        weights = _weights(query[..., start:stop, :], key[..., :seen, :], mask, start, is_causal)
-        primal = weights @ value[..., :seen, :]
-        for output, (both_queries, both_keys, dv) in zip(outputs, doubled, strict=True):
-            moved = both_queries[..., start:stop, :] @ both_keys[..., :seen, :].mT
-            moved *= weights
-            # softmax's derivative is P ∘ (Ṡ − Σ P Ṡ); the second part times v is that sum times the output
-            drop = moved.sum(-1, keepdim=True) * primal
-            output[..., start:stop, :] = weights @ dv[..., :seen, :] + moved @ value[..., :seen, :] - drop
-    return tuple(outputs)
+    (B, heads, T, d), (groups, S), e = query.shape, key.shape[1:3], value.shape[-1]
+    shared, num = heads // groups, len(tangents)
+    keys, values = key.reshape(B * groups, S, d), value.reshape(B * groups, S, e)
+    moved_keys = [dk.reshape(B * groups, S, d) for _, dk, _ in tangents]
+    moved_values = torch.cat([*(dv.reshape(B * groups, S, e) for _, _, dv in tangents), values], -1)
+    queries = (query * scale).view(B, groups, shared, T, d)
+    moved_queries = torch.stack([(dq * scale).view(B, groups, shared, T, d) for dq, _, _ in tangents], 2)
+    outputs = query.new_empty(num, B, groups, shared, T, e)
+    block = max(16, _ATTENTION_BLOCK_ELEMENTS // (B * heads * S))
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        seen, rows = (stop if is_causal else S), shared * (stop - start)
+        own = queries[..., start:stop, :].reshape(B * groups, rows, d)
+        weights = _weights(own, keys[:, :seen], mask, start, stop, is_causal, (B, heads))
+        along = (weights @ moved_values[:, :seen]).view(B * groups, rows, num + 1, e)
+        moved = moved_queries[..., start:stop, :].reshape(B * groups, num * rows, d) @ keys[:, :seen].mT
+        moved = moved.view(B * groups, num, rows, seen)
+        for k in range(num):
+            moved[:, k].baddbmm_(own, moved_keys[k][:, :seen].mT)
+        moved *= weights[:, None]
+        # softmax's derivative is P ∘ (Ṡ − Σ P Ṡ); the second part times v is that sum times the output
+        drop = moved.sum(-1, keepdim=True)
+        through = (moved.view(B * groups, num * rows, seen) @ values[:, :seen]).view(B * groups, num, rows, e)
+        through += along[:, :, :num].transpose(1, 2)
+        through -= drop * along[:, None, :, num]
+        outputs[..., start:stop, :] = through.view(B, groups, num, shared, stop - start, e).permute(2, 0, 1, 3, 4, 5)
+    return tuple(outputs.view(num, B, heads, T, e))
 
 
-def _weights(query: Tensor, key: Tensor, mask: Tensor | None, start: int, is_causal: bool) -> Tensor:
-    """Compute the attention weights of a block of queries; the softmax runs in float32 at least."""
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    scores = (query @ key.mT).to(wide)
-    stop, lowest = start + query.shape[-2], torch.finfo(wide).min
+def _weights(
+    queries: Tensor, keys: Tensor, mask: Tensor | None, start: int, stop: int, is_causal: bool, outer: tuple[int, int]
+) -> Tensor:
+    """Compute the attention weights of a block of scaled queries, [B · groups, rows, keys]; the softmax runs in float32 at least."""
+    wide = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    scores = (queries @ keys.mT).to(wide)
+    by_head, lowest = scores.view(*outer, stop - start, keys.shape[1]), torch.finfo(wide).min
     if is_causal:
-        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=query.device).triu(1)
-        scores[..., start:stop].masked_fill_(future, lowest)
+        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=queries.device).triu(1)
+        by_head[..., start:stop].masked_fill_(future, lowest)
     elif mask is not None:
         part = mask[..., start:stop, :] if mask.shape[-2] > 1 else mask
-        part = part[..., : key.shape[-2]]
-        scores = scores.masked_fill_(~part, lowest) if part.dtype == torch.bool else scores.add_(part.to(wide)).clamp_min_(lowest)
-    return scores.softmax(-1).to(query.dtype)
+        part = part[..., : keys.shape[1]]
+        if part.dtype == torch.bool:
+            by_head.masked_fill_(~part, lowest)
+        else:
+            by_head.add_(part.to(wide)).clamp_min_(lowest)
+    return scores.softmax(-1).to(queries.dtype)

@@ -2,27 +2,31 @@
 
 For a direction D, `J[u, p]` is the part of ⟨D, ∇ℓ_u⟩ that passes through the parameters' use at position p. It is never formed:
 
-* target axis, `Σ_p J[u, p] = ⟨D, ∇ℓ_u⟩`: tangents along D travel forward with the activations;
-* context axis, `Σ_{v>p} w_v J[v, p]`: δ travels back and meets D h at every layer (the token-level ghost dot product). No weight
-  gradient and no per-token gradient exists at any time.
+* target axis, `Σ_p J[u, p] = ⟨D, ∇ℓ_u⟩`: tangents along D travel forward with the activations and meet δ at the head;
+* context axis, `Σ_{v>p} w_v J[v, p]`: δ travels back and meets the tangents at the boundaries of attention (models/tangents.py).
 
-Cost in forward passes with K directions: 1 forward, 1 backward to activations, K tangents, K times D h: 6 for K = 2, two training
-steps. The language-model head is applied to response tokens only.
+No weight gradient and no per-token gradient exists at any time. Cost in forward passes with K directions: 1 forward, 1 backward to
+activations, K tangents, K times D h: 6 for K = 2, two training steps; 4 with low-rank directions, whose D h is nearly free; 2 for the
+context axis of low-rank directions alone. The language-model head is applied to response tokens only, and has no tangents of its own.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.batches import TokenBatch
-from models.losses import counted, entropies, model_inputs, token_losses
-from models.tangents import Tangents, carried_by
+from models.losses import counted, model_inputs, token_losses
+from models.lowrank import Direction, DirectionTensor, LowRank
+from models.signals import SIGNALS, Signal, signals_of
+from models.tangents import Meeting, Tangents, carried_by
 
-Direction = Mapping[str, Tensor]
-"""Parameter name (as in `model.named_parameters()`) to a tensor of its shape; absent parameters are out of scope."""
+Axis = Literal["target", "context"]
+BOTH_AXES: tuple[Axis, Axis] = ("target", "context")
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,19 @@ class ProbeResult:
 
     Attributes:
         target_BT: per direction, [B, T]: ⟨D, ∇ℓ_u⟩ at the counted tokens u, NaN elsewhere (prompt, padding, a first token). Unweighted.
-        context_BT: per direction, [B, T]: Σ_{v>p} w_v J[v, p] at every real position p, prompt included; 0 on padding.
+            Empty when that axis was not asked for.
+        context_BT: per direction, [B, T]: Σ_{v>p} w_v J[v, p] at every real position p, prompt included; 0 on padding. Empty when that
+            axis was not asked for.
         loss_BT: [B, T], nats: ℓ_u at the counted tokens, NaN elsewhere.
         entropy_BT: [B, T], nats: entropy of the prediction of token u, NaN elsewhere.
+        signals_BT: per further signal asked for, [B, T], NaN elsewhere; see models/signals.py.
     """
 
     target_BT: dict[str, Tensor]
     context_BT: dict[str, Tensor]
     loss_BT: Tensor
     entropy_BT: Tensor
+    signals_BT: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,20 @@ class ScaledDirections:
         factors: name to the factor that turns a value of the scaled direction into one of the original.
     """
 
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: dict[str, dict[str, DirectionTensor]]
     factors: dict[str, float]
 
 
-def probe(model: nn.Module, batch: TokenBatch, directions: Mapping[str, Direction] | ScaledDirections) -> ProbeResult:
-    """Value every response token of a batch against several directions, exactly, on both axes, in one pass.
+def probe(
+    model: nn.Module,
+    batch: TokenBatch,
+    directions: Mapping[str, Direction] | ScaledDirections,
+    *,
+    axes: Sequence[Axis] = BOTH_AXES,
+    signals: Sequence[Signal] = (),
+    activation_checkpointing: bool = False,
+) -> ProbeResult:
+    """Value every response token of a batch against several directions, exactly, in one pass.
 
     Directions are scaled to the norm of the parameters they belong to while they travel through the network and the values
     scaled back, so that half precision neither under- nor overflows. Over many batches, scale once with `scale_directions`.
@@ -65,44 +81,115 @@ def probe(model: nn.Module, batch: TokenBatch, directions: Mapping[str, Directio
         model: a causal language model of transformers, in eval mode, all parameters frozen (`requires_grad` False).
         batch: sequences on the model's device, response tokens weighted.
         directions: name to direction; none at all gives the signals alone, for one forward pass.
+        axes: which axes to read; one alone is cheaper.
+        signals: further signals of each prediction, beside loss and entropy.
+        activation_checkpointing: keep the activations at the layers' boundaries alone and compute those within again on the way back,
+            for one forward pass more.
 
     Returns:
         values and signals, see `ProbeResult`.
 
     Raises:
-        ValueError: a direction does not fit the model, a parameter does not act position by position, or the model is not frozen.
+        ValueError: a direction does not fit the model, an axis or signal is unknown, the model is not frozen, or (where the context
+            axis is collected at each use of a parameter) a parameter does not act position by position.
+        NotImplementedError: the model computes something that has no rule.
 
     Source: arXiv 2606.01635 section 4; DESIGN 3.2. Reference test: tests/models/test_probe.py::test_exact_values_equal_the_slow_loop
     """
-    if any(p.requires_grad for p in model.parameters()):
-        raise ValueError("probe: the model has parameters with requires_grad; call model.requires_grad_(False).eval() first")
+    _check(model, axes, signals)
     prepared = directions if isinstance(directions, ScaledDirections) else scale_directions(model, directions)
     scaled, factors = prepared.tensors, prepared.factors
     rows_N, positions_N = counted(batch)
     wide = _with_telling_width(model, batch)
-    mode = Tangents(len(scaled), _head_weight(model), rows_N, positions_N, wide.input_ids_BT.shape)
-    with torch.set_grad_enabled(bool(scaled)), carried_by(model, list(scaled.values())), mode:
+    meeting = _meeting(model, axes)
+    head = _head_weight(model)
+    mode = Tangents(len(scaled), head, rows_N, positions_N, wide.input_ids_BT.shape, forward="target" in axes, meeting=meeting)
+    with torch.set_grad_enabled(bool(scaled)), _ready(model, activation_checkpointing), carried_by(model, list(scaled.values())), mode:
         logits_NV = model(**model_inputs(wide)).logits[0]
         logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
         log_probs_NV = functional.log_softmax(logits_NV, dim=-1)
         losses_N = token_losses(log_probs_NV, batch.input_ids_BT[rows_N, positions_N])
+    weights_N = batch.weights_BT[rows_N, positions_N].to(losses_N.dtype)
     if scaled and len(rows_N):
-        (losses_N * batch.weights_BT[rows_N, positions_N]).sum().backward()  # type: ignore[no-untyped-call]
-    tangents = getattr(losses_N, "_tangents", (None,) * len(scaled))
+        (losses_N * weights_N).sum().backward()  # type: ignore[no-untyped-call]
+        mode.add_head_to_context()
 
-    def scatter(values_N: Tensor | None, factor: float = 1.0) -> Tensor:
+    def scatter(values_N: Tensor) -> Tensor:
         values_BT = torch.full(batch.weights_BT.shape, torch.nan, dtype=losses_N.dtype, device=losses_N.device)
-        values_BT[rows_N, positions_N] = torch.zeros_like(losses_N.detach()) if values_N is None else values_N.detach() * factor
+        values_BT[rows_N, positions_N] = values_N.to(losses_N.dtype)
         return values_BT
 
     width = batch.input_ids_BT.shape[1]
     with torch.no_grad():
-        return ProbeResult(
-            target_BT={name: scatter(t, factors[name]) for name, t in zip(scaled, tangents, strict=True)},
-            context_BT={name: mode.context_KBT[k, :, :width] * factors[name] for k, name in enumerate(scaled)},
-            loss_BT=scatter(losses_N),
-            entropy_BT=scatter(entropies(log_probs_NV.detach())),
+        of_prediction = signals_of(
+            log_probs_NV.detach(), batch.input_ids_BT[rows_N, positions_N], mode.head_input_norms_N, ("entropy", *signals)
         )
+        return ProbeResult(
+            target_BT={n: scatter(mode.target_KN[k] / weights_N * factors[n]) for k, n in enumerate(scaled) if "target" in axes},
+            context_BT={n: mode.context_KBT[k, :, :width] * factors[n] for k, n in enumerate(scaled) if "context" in axes},
+            loss_BT=scatter(losses_N.detach()),
+            entropy_BT=scatter(of_prediction.pop("entropy")),
+            signals_BT={name: scatter(values_N) for name, values_N in of_prediction.items()},
+        )
+
+
+def _check(model: nn.Module, axes: Sequence[str], signals: Sequence[str]) -> None:
+    if any(p.requires_grad for p in model.parameters()):
+        raise ValueError("probe: the model has parameters with requires_grad; call model.requires_grad_(False).eval() first")
+    if not axes or not set(axes) <= set(BOTH_AXES):
+        raise ValueError(f"probe: axes {list(axes)}, expected one or both of {list(BOTH_AXES)}")
+    if not set(signals) <= set(SIGNALS):
+        raise ValueError(f"probe: signals {list(signals)}, expected some of {list(SIGNALS)}")
+
+
+def _meeting(model: nn.Module, axes: Sequence[str]) -> Meeting:
+    """Choose how the context axis is read: at attention's boundaries where attention alone mixes positions and tangents travel anyway."""
+    if "context" not in axes:
+        return Meeting.NOWHERE
+    return Meeting.BOUNDARY if "target" in axes and attention_alone_mixes(model) else Meeting.OWN
+
+
+def attention_alone_mixes(model: nn.Module) -> bool:
+    """Tell whether positions meet in `scaled_dot_product_attention` alone, as far as the model's make shows."""
+    config: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return (
+        getattr(config, "_attn_implementation", None) in {"sdpa", "alphatoken_packed"}
+        and kinds <= {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+        and not any(isinstance(m, nn.Conv1d) for m in model.modules())
+    )
+
+
+@contextmanager
+def _ready(model: nn.Module, activation_checkpointing: bool) -> Generator[None]:
+    """Run experts one by one, as their fused kernels have no tangents, and layers with checkpoints where asked; undone afterwards."""
+    config: Any = model.config
+    experts = getattr(config, "_experts_implementation", None)
+    layers = _checkpointed_layers(model) if activation_checkpointing else []
+    try:
+        if experts not in (None, "eager"):
+            model.set_experts_implementation("eager")  # type: ignore[operator]
+        if layers:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        for layer in layers:
+            layer.training = True  # of the layer alone: its dropouts stay off
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        if layers:
+            model.gradient_checkpointing_disable()  # type: ignore[operator]
+        if experts not in (None, "eager"):
+            model.set_experts_implementation(experts)  # type: ignore[operator]
+
+
+def _checkpointed_layers(model: nn.Module) -> list[nn.Module]:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no layers that support activation checkpointing; set scoring.activation_checkpointing to false")
+    return layers
 
 
 def _head_weight(model: nn.Module) -> Tensor:
@@ -130,7 +217,7 @@ def scale_directions(model: nn.Module, directions: Mapping[str, Direction]) -> S
         ValueError: a direction names a parameter the model has not, or has another shape.
     """
     parameters = dict(model.named_parameters())
-    scaled: dict[str, dict[str, Tensor]] = {}
+    scaled: dict[str, dict[str, DirectionTensor]] = {}
     factors: dict[str, float] = {}
     for name, direction in directions.items():
         for key, tensor in direction.items():
@@ -144,12 +231,28 @@ def scale_directions(model: nn.Module, directions: Mapping[str, Direction]) -> S
         size = total_norm(parameters[key].detach() for key in direction)
         # A zero direction (stability at the reference) stays zero: any factor will do.
         factors[name] = norm / size if norm > 0 and size > 0 else 1.0
-        scaled[name] = {
-            k: (t.double() / factors[name]).to(device=parameters[k].device, dtype=parameters[k].dtype) for k, t in direction.items()
-        }
+        scaled[name] = {key: _scaled(tensor, factors[name], parameters[key]) for key, tensor in direction.items()}
     return ScaledDirections(scaled, factors)
 
 
-def total_norm(tensors: Iterable[Tensor]) -> float:
+def _scaled(tensor: DirectionTensor, factor: float, like: Tensor) -> DirectionTensor:
+    if isinstance(tensor, LowRank):
+        root = factor**0.5
+        return LowRank(*(_to(part.double() / root, like) for part in (tensor.left_OR, tensor.right_IR)))
+    return _to(tensor.double() / factor, like)
+
+
+def _to(tensor: Tensor, like: Tensor) -> Tensor:
+    return tensor.to(device=like.device, dtype=like.dtype)
+
+
+def total_norm(tensors: Iterable[DirectionTensor]) -> float:
     """Return the Euclidean norm over several tensors, accumulated in float64."""
-    return float(sum(t.double().square().sum().item() for t in tensors) ** 0.5)
+    return float(sum(_square(t) for t in tensors) ** 0.5)
+
+
+def _square(tensor: DirectionTensor) -> float:
+    if isinstance(tensor, LowRank):
+        left, right = tensor.left_OR.double(), tensor.right_IR.double()
+        return float(((left.mT @ left) * (right.mT @ right)).sum())
+    return float(tensor.double().square().sum())

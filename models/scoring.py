@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from models.batches import TokenBatch, collate
 from models.losses import counted
-from models.probe import Direction, ProbeResult, ScaledDirections, probe, scale_directions
+from models.lowrank import Direction
+from models.probe import ProbeResult, ScaledDirections, probe, scale_directions
 
 Values = NDArray[np.float32]
 

@@ -1,36 +1,47 @@
-"""Forward-mode derivatives along several directions inside one ordinary forward pass, with δ collected on the way back.
+"""Forward-mode derivatives along several directions inside one ordinary forward pass, and where they meet δ on the way back.
 
 While `Tangents` is active, every floating-point tensor that depends on a parameter in scope carries one tangent per direction
-(the attribute `_tangents`). Each call of a torch function computes its output once, as usual, and its tangents beside it:
+(the attribute `_tangents`). Each call of a torch function computes its output once, as usual, and its tangents beside it: linear layers
+`ẏ = W ẋ + D x`, attention in blocks of queries, everything else by models/rules.py. Tensors stay plain tensors, so model code runs
+unchanged. At the language-model head the journey ends: `⟨D, ∇ℓ_u⟩ = δ · ẋ + δ_logits · D x` for every counted token u, with δ from one
+backward pass; no tangent of a logit is formed.
 
-* linear layers: `ẏ = W ẋ + D x`; the term `D x` (the paper's D h) is kept and meets δ in the backward pass, so it is computed once
-  for both axes;
-* attention: in blocks of queries, with one block's attention weights shared by all directions, whatever kernel the model uses;
-* everything else: torch's own forward-mode rule of that function.
+The context axis is read in one of two ways:
 
-Tensors stay plain tensors, so model code runs unchanged. A function without a forward rule raises; one whose rule loses a derivative shows
-in the sums of the two axes, which models/scoring.py compares on every batch.
+* `Meeting.BOUNDARY`: of a function that acts position by position, `δ_y · ẏ − δ_x · ẋ` at position p is just what its parameters
+  contribute there. Summed over all functions between two attentions everything inside cancels, so the pairings δ · ẋ at the inputs and
+  outputs of attention, and at the head, give the whole context axis: Σ over attentions of (q, k, v inputs − output), plus the head. Any
+  function between is allowed, fused experts included, as long as attention alone moves information between positions.
+* `Meeting.OWN`: at each use of a parameter its own contribution `δ_y · D x` is collected. Needs no tangents, so the context axis alone
+  costs no forward-mode pass; works with any kind of attention; but the use must show which position it belongs to.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from models.attention import attention_tangents
-
-Tangent = tuple[Tensor | None, ...]
-"""One tensor per direction, of the shape of its primal; None stands for zero."""
+from models.lowrank import Direction, LowRank
+from models.rules import Tangent, attach, derive, float_tensors, is_parameter_like, tangents_of
 
 _HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}
-_PRODUCTS = {"mul", "__mul__", "__rmul__"}
+_MIXING = {"bmm", "matmul", "__matmul__", "baddbmm", "einsum", "conv1d", "conv2d", "cumsum", "cumprod", "roll", "flip"}
+"""Functions that may carry one position's activations to another; allowed outside attention only on one activation and constants."""
+
+
+class Meeting(Enum):
+    """Where tangents and δ meet to make the context axis; see the module docstring."""
+
+    NOWHERE = "nowhere"
+    BOUNDARY = "boundary"
+    OWN = "own"
 
 
 class Tangents(TorchFunctionMode):
@@ -38,9 +49,14 @@ class Tangents(TorchFunctionMode):
 
     Attributes:
         context_KBT: [K, B, T]: Σ_{v>p} w_v J[v, p], complete once the backward pass of Σ w_v ℓ_v has run.
+        target_KN: [K, N]: w_u ⟨D, ∇ℓ_u⟩ of the counted tokens, complete at the same time.
+        head_input_norms_N: [N]: Euclidean norm of the head's input at each predictor.
     """
 
-    def __init__(self, num_directions: int, output_weight: Tensor, rows_N: Tensor, positions_N: Tensor, batch_shape: torch.Size) -> None:
+    def __init__(
+        self, num_directions: int, output_weight: Tensor, rows_N: Tensor, positions_N: Tensor, batch_shape: torch.Size,
+        *, forward: bool = True, meeting: Meeting = Meeting.BOUNDARY,
+    ) -> None:  # fmt: skip
         """Prepare one pass.
 
         Args:
@@ -50,13 +66,21 @@ class Tangents(TorchFunctionMode):
             rows_N: row of each counted token.
             positions_N: position u of each counted token; its predictor stands at u - 1.
             batch_shape: (B, T).
+            forward: whether tangents travel; without, there is no target axis.
+            meeting: how the context axis is read.
         """
         super().__init__()
+        assert forward or meeting is not Meeting.BOUNDARY, "the boundaries of attention need tangents"
         self._num = num_directions
+        self._forward = forward
+        self._meeting = meeting
         self._output_weight = output_weight
         self._predictors = (rows_N, positions_N - 1)
-        wide = torch.float64 if output_weight.dtype == torch.float64 else torch.float32
-        self.context_KBT = torch.zeros(num_directions, *batch_shape, dtype=wide, device=output_weight.device)
+        self._wide = torch.float64 if output_weight.dtype == torch.float64 else torch.float32
+        self.context_KBT = torch.zeros(num_directions, *batch_shape, dtype=self._wide, device=output_weight.device)
+        self.target_KN = torch.zeros(num_directions, len(rows_N), dtype=self._wide, device=output_weight.device)
+        self.head_input_norms_N = torch.zeros(0)
+        self.segment_start = 0  # position of an attention call's first query: packed rows call it once per sequence
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,9 +90,13 @@ class Tangents(TorchFunctionMode):
             return self._linear(*args, **kwargs)
         if func is functional.embedding:
             return self._embedding(func, args, kwargs)
-        tracked = [t for t in _tensors(args, kwargs) if hasattr(t, "_tangents")]
-        if not tracked or not self._num:
+        if not self._num:
             return func(*args, **kwargs)
+        tracked = [t for t in _tensors(args, kwargs) if tangents_of(t) is not None]
+        if not tracked:
+            return func(*args, **kwargs)
+        if func is torch.addmm and len(args) == 3 and not kwargs:
+            return self._linear(args[1], _transposed(args[2]), args[0])
         if func is functional.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         return self._any(func, args, kwargs, tracked)
@@ -76,16 +104,17 @@ class Tangents(TorchFunctionMode):
     # ------------------------------------------------------------------------------------------------------------------ rules
 
     def _any(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]) -> Any:
-        """Apply torch's own forward-mode rule; a parameter that meets an activation here contributes to the context axis."""
+        """Apply a rule of models/rules.py; with OWN, a parameter that meets an activation here contributes to the context axis."""
         name = getattr(func, "__name__", str(func))
-        before = None
+        self._refuse_mixing(name, args, kwargs)
         if kwargs.get("inplace"):  # torch.nn.functional's way of saying it
-            args[0]._tangents = self._any(func, args, {**kwargs, "inplace": False}, tracked)._tangents
+            attach(args[0], tangents_of(self._any(func, args, {**kwargs, "inplace": False}, tracked)) or (None,) * self._num)
             return func(*args, **kwargs)
-        if _is_in_place(name):
-            before = self._derive(_out_of_place(name), args, kwargs, tracked)  # while the arguments still hold their values
+        before = None
+        if _is_in_place(name):  # while the arguments still hold their values
+            before = self._derive(_out_of_place(name), args, kwargs, tracked)
         output = func(*args, **kwargs)
-        outputs = _float_tensors(output)
+        outputs = float_tensors(output)
         if any(o.is_complex() for o in tree_leaves(output) if isinstance(o, Tensor)):
             raise NotImplementedError(
                 f"the model computes with complex numbers ({name!r}), which have no tangent rule here; it is not supported"
@@ -93,137 +122,187 @@ class Tangents(TorchFunctionMode):
         if before is None and (not outputs or any(o is t for o in outputs for t in tracked)):
             return output
         tangents, own = before or self._derive(func, args, kwargs, tracked)
-        for index, one in enumerate(outputs):
-            _attach(one, tuple(t[index] for t in tangents))
+        if tangents is not None:
+            for index, one in enumerate(outputs):
+                attach(one, tuple(None if t is None else t[index] for t in tangents))
         if own is not None:
-            self._collect(name, outputs[0], tuple(t[0] for t in own))
+            self._collect(name, outputs[0], [None if t is None else t[0] for t in own])
         return output
 
-    def _derive(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]
-    ) -> tuple[list[list[Tensor | None]], list[list[Tensor | None]] | None]:
-        """Differentiate a function: all its outputs, and the share of the parameters alone where one meets an activation.
+    def _derive(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]) -> tuple[Any, Any]:
+        """Differentiate: (all tangents of the outputs, those of the parameters alone where one meets an activation and OWN asks)."""
+        meets = any(is_parameter_like(t) for t in tracked) and any(t.requires_grad for t in _tensors(args, kwargs))
+        own = derive(func, args, kwargs, self._num, parameters_only=True) if meets and self._meeting is Meeting.OWN else None
+        if self._forward or not meets:
+            return derive(func, args, kwargs, self._num), own
+        return None, own  # the tangents of activations are not followed
 
-        Returns:
-            (per direction the outputs' tangents, per direction those with the activations held fixed or None).
-        """
-        rule = _product if getattr(func, "__name__", "") in _PRODUCTS and not kwargs else partial(_jvp, func)
-        tangents = [rule(args, kwargs, k) for k in range(self._num)]
-        meets_activation = any(t.requires_grad for t in _tensors(args, kwargs))
-        if not (meets_activation and any(_is_parameter_like(t) for t in tracked)):
-            return tangents, None
-        return tangents, [rule(args, kwargs, k, parameters_only=True) for k in range(self._num)]
+    def _refuse_mixing(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._meeting is not Meeting.BOUNDARY or name not in _MIXING:
+            return
+        moved = [t for t in _tensors(args, kwargs) if t.requires_grad]
+        if len(moved) > 1 or (moved and name in {"conv1d", "conv2d", "cumsum", "cumprod", "roll", "flip"}):
+            raise NotImplementedError(
+                f"the model moves information between positions by {name!r}, outside scaled_dot_product_attention; load it with "
+                'attn_implementation="eager", or leave the parameters before it out of scope with scoring.scope_exclude'
+            )
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        is_head = weight is self._output_weight
-        if is_head:
-            x = self._select(x)
+        if weight is self._output_weight:
+            return self._head(x, weight, bias)
         output = functional.linear(x, weight, bias)
-        x_tangents, weight_tangents = getattr(x, "_tangents", None), getattr(weight, "_tangents", None)
-        bias_tangents = getattr(bias, "_tangents", None)
-        if not self._num or (x_tangents is None and weight_tangents is None and bias_tangents is None):
+        of_x, of_weight, of_bias = tangents_of(x), tangents_of(weight), tangents_of(bias)
+        if not self._num or (of_x is None and of_weight is None and of_bias is None):
+            return output
+        if self._meeting is Meeting.OWN and not self._forward:
+            self._collect_lazily(output, x, of_weight, of_bias)
             return output
         own: list[Tensor | None] = []
         total: list[Tensor | None] = []
         with torch.no_grad():
             for k in range(self._num):
-                own_k = None
-                if weight_tangents is not None and weight_tangents[k] is not None:
-                    own_k = functional.linear(x, weight_tangents[k], None if bias_tangents is None else bias_tangents[k])
-                elif bias_tangents is not None and bias_tangents[k] is not None:
-                    own_k = bias_tangents[k].expand_as(output)
-                from_x = None if x_tangents is None or x_tangents[k] is None else functional.linear(x_tangents[k], weight)
+                own_k = _moved_by(x, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], output)
+                total.append(_through(None if of_x is None else of_x[k], weight, own_k, keep=self._meeting is Meeting.OWN))
                 own.append(own_k)
-                total.append(_add(from_x, own_k))
-        _attach(output, tuple(total))
-        self._collect("the output head" if is_head else "linear", output, tuple(own), is_head=is_head)
+        attach(output, tuple(total))
+        if self._meeting is Meeting.OWN:
+            self._collect("linear", output, own)
         return output
 
-    def _select(self, x_BTI: Tensor) -> Tensor:
-        """Keep the rows of the head's input that predict a counted token: [1, N, I], tangents included."""
-        tangents = getattr(x_BTI, "_tangents", None)
-        x_1NI = x_BTI[self._predictors][None]
-        if tangents is not None:
-            _attach(x_1NI, tuple(None if t is None else t[self._predictors][None] for t in tangents))
-        return x_1NI
+    def _head(self, x_BTI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply the head to the predictors, and pair there what the tangents brought with δ: the target axis."""
+        of_x, of_weight, of_bias = tangents_of(x_BTI), tangents_of(weight), tangents_of(bias)
+        x_NI = x_BTI[self._predictors]
+        with torch.no_grad():
+            moved = [None if of_x is None or (t := of_x[k]) is None else t[self._predictors] for k in range(self._num)]
+            self.head_input_norms_N = x_NI.detach().to(self._wide).norm(dim=-1)
+        if self._num and not x_NI.requires_grad:
+            x_NI.requires_grad_(True)  # the target axis alone: the graph begins here
+        output = functional.linear(x_NI[None], weight, bias)
+        if not self._num:
+            return output
+        inputs_NI = x_NI.detach()
+
+        def meet_inputs(delta_NI: Tensor) -> None:
+            for k, t in enumerate(moved):
+                if t is not None:
+                    self.target_KN[k] += (delta_NI * t).sum(-1, dtype=self._wide)
+
+        def meet_outputs(delta_1NV: Tensor) -> None:
+            for k in range(self._num):
+                own_N = _paired(
+                    delta_1NV[0], inputs_NI, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide
+                )
+                self.target_KN[k] += own_N
+                if self._meeting is Meeting.OWN:
+                    self.context_KBT[k][self._predictors] += own_N
+
+        x_NI.register_hook(meet_inputs)  # type: ignore[no-untyped-call]
+        output.register_hook(meet_outputs)  # type: ignore[no-untyped-call]
+        return output
 
     def _embedding(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Look up; the graph of activations starts here, as parameters are frozen."""
         output: Tensor = func(*args, **kwargs)
         if not self._num:
             return output
-        if not output.requires_grad:
+        if self._meeting is not Meeting.NOWHERE and not output.requires_grad:
             output.requires_grad_(True)
-        tangents = getattr(args[1], "_tangents", None)
+        tangents = tangents_of(args[1])
         if tangents is not None:
             with torch.no_grad():
-                own = tuple(None if t is None else functional.embedding(args[0], t) for t in tangents)
-            _attach(output, own)
-            self._collect("embedding", output, own)
+                own = [None if t is None else (t.rows(args[0]) if isinstance(t, LowRank) else functional.embedding(args[0], t)) for t in tangents]
+            if self._forward:
+                attach(output, tuple(own))
+            if self._meeting is Meeting.OWN:
+                self._collect("embedding", output, own)
         return output
 
     def _attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        inputs = (query, key, value)
+        tangents = [tangents_of(t) or (None,) * self._num for t in inputs]
+        if self._meeting is Meeting.BOUNDARY:  # aliases, so that δ is that of this use alone
+            inputs = tuple(t.view_as(t) for t in inputs)
         output: Tensor = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            *inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-        tangents = [getattr(t, "_tangents", (None,) * self._num) for t in (query, key, value)]
         with torch.no_grad():
-            groups = query.shape[1] // key.shape[1]
-            key, value = _repeat(key, groups), _repeat(value, groups)
             per_direction = [
-                (_or_zero(q, query), _or_zero(_repeat(k, groups), key), _or_zero(_repeat(v, groups), value))
-                for q, k, v in zip(*tangents, strict=True)
+                tuple(torch.zeros_like(primal) if t is None else t for t, primal in zip(moved, inputs, strict=True))
+                for moved in zip(*tangents, strict=True)
             ]
-            scale = query.shape[-1] ** -0.5 if scale is None else scale
-            _attach(output, attention_tangents(query, key, value, per_direction, attn_mask, is_causal, scale))
+            factor = query.shape[-1] ** -0.5 if scale is None else scale
+            moved_output = attention_tangents(*inputs, per_direction, attn_mask, is_causal, factor)  # type: ignore[arg-type]
+        attach(output, moved_output)
+        if self._meeting is Meeting.BOUNDARY:
+            for one, moved in zip(inputs, tangents, strict=True):
+                self._pair(one, moved, 1.0)
+            self._pair(output, moved_output, -1.0)
         return output
 
     # ------------------------------------------------------------------------------------------------------------ context axis
 
-    def _collect(self, name: str, output: Tensor, own: Tangent, *, is_head: bool = False) -> None:
+    def _pair(self, tensor_BHTd: Tensor, tangents: Tangent, sign: float) -> None:
+        """Add ± δ · ẋ of a tensor at the boundary of attention, position by position, when δ arrives."""
+        kept = list(tangents)
+        span = slice(self.segment_start, self.segment_start + tensor_BHTd.shape[2])
+
+        def meet_delta(delta_BHTd: Tensor) -> None:
+            delta_BHTd = delta_BHTd.to(self._wide) * sign
+            for k, t in enumerate(kept):
+                if t is not None:
+                    self.context_KBT[k, :, span] += (delta_BHTd * t).sum((1, 3))
+            kept.clear()  # the graph outlives its use here
+
+        if tensor_BHTd.requires_grad and any(t is not None for t in kept):
+            tensor_BHTd.register_hook(meet_delta)  # type: ignore[no-untyped-call]
+
+    def add_head_to_context(self) -> None:
+        """Complete the context axis of BOUNDARY after the backward pass: the head's part stands at the predictors."""
+        if self._meeting is Meeting.BOUNDARY:
+            self.context_KBT[:, *self._predictors] += self.target_KN
+
+    def _collect(self, name: str, output: Tensor, own: Sequence[Tensor | None]) -> None:
         """Let `own`, the change of the output with the parameters applied here, meet δ of the output in the backward pass."""
         if not output.requires_grad or all(t is None for t in own):
             return
 
         def meet_delta(delta: Tensor) -> None:
             for k, own_k in enumerate(own):
-                if own_k is None:
-                    continue
-                total_BT = self.context_KBT[k]
-                if is_head:
-                    total_BT[self._predictors] += (delta * own_k).sum(-1, dtype=total_BT.dtype)[0]
-                else:
-                    total_BT += _per_position(name, delta, own_k, total_BT)
+                if own_k is not None:
+                    self.context_KBT[k] += _per_position(name, delta * own_k, self.context_KBT[k])
+
+        output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
+
+    def _collect_lazily(self, output: Tensor, x: Tensor, of_weight: Tangent | None, of_bias: Tangent | None) -> None:
+        """As `_collect`, with D x formed only when δ arrives: layers of one input then keep that input alone."""
+        if not output.requires_grad or (of_weight is None and of_bias is None):
+            return
+        inputs = x.detach()
+
+        def meet_delta(delta: Tensor) -> None:
+            for k in range(self._num):
+                own = _paired(delta, inputs, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide)
+                self.context_KBT[k] += _per_position("linear", own[..., None], self.context_KBT[k])
 
         output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def carried_by(model: nn.Module, directions: Sequence[Mapping[str, Tensor]]) -> Generator[None]:
+def carried_by(model: nn.Module, directions: Sequence[Direction]) -> Generator[None]:
     """Attach directions to a model's parameters for the time of the block."""
     parameters = dict(model.named_parameters())
     in_scope = {name for direction in directions for name in direction}
     try:
         for name in in_scope:
-            _attach(parameters[name], tuple(direction.get(name) for direction in directions))
+            attach(parameters[name], tuple(direction.get(name) for direction in directions))
         yield
     finally:
         for name in in_scope:
             del parameters[name]._tangents  # type: ignore[attr-defined]
-
-
-def _attach(tensor: Tensor, tangents: Tangent) -> None:
-    tensor._tangents = tangents  # type: ignore[attr-defined]
 
 
 def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
@@ -237,9 +316,49 @@ def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
     return found
 
 
-def _is_parameter_like(tensor: Tensor) -> bool:
-    """Whether a tracked tensor is a parameter or made of parameters alone: activations require a gradient, parameters are frozen."""
-    return not tensor.requires_grad
+def _transposed(weight: Tensor) -> Tensor:
+    """Transpose a weight with its tangents: torch.addmm(b, x, W) is a linear layer of Wᵀ."""
+    flipped, tangents = weight.mT, tangents_of(weight)
+    if tangents is not None:
+        attach(flipped, tuple(None if t is None else t.mT for t in tangents))
+    return flipped
+
+
+def _moved_by(x: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | LowRank | None, output: Tensor) -> Tensor | None:
+    """Compute D x (+ the bias's direction): the paper's D h."""
+    assert not isinstance(of_bias, LowRank), "a bias is no matrix"
+    if isinstance(of_weight, LowRank):
+        return functional.linear(functional.linear(x, of_weight.right_IR.mT), of_weight.left_OR, of_bias)
+    if of_weight is not None:
+        return functional.linear(x, of_weight, of_bias)
+    return None if of_bias is None else of_bias.expand_as(output)
+
+
+def _through(x_tangent: Tensor | None, weight: Tensor, own: Tensor | None, *, keep: bool) -> Tensor | None:
+    """Compute W ẋ + D x; the sum is made inside the product, in the place of D x unless that is kept."""
+    if x_tangent is None or own is None:
+        return own if x_tangent is None else functional.linear(x_tangent, weight)
+    flat = own.reshape(-1, own.shape[-1])
+    x_flat = x_tangent.reshape(-1, x_tangent.shape[-1])
+    is_ours = own.is_contiguous() and not keep
+    total = flat.addmm_(x_flat, weight.mT) if is_ours else torch.addmm(flat, x_flat, weight.mT)
+    return total.view(own.shape)
+
+
+def _paired(
+    delta: Tensor, x: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | LowRank | None, wide: torch.dtype
+) -> Tensor:
+    """Compute δ · (D x + bias's direction) over the last axis, D met by δ first where that is narrower."""
+    total = torch.zeros(delta.shape[:-1], dtype=wide, device=delta.device)
+    if isinstance(of_weight, LowRank):
+        total += ((delta @ of_weight.left_OR) * (x @ of_weight.right_IR)).sum(-1, dtype=wide)
+    elif of_weight is not None:
+        narrow = delta.shape[-1] >= x.shape[-1]
+        total += ((delta @ of_weight) * x if narrow else delta * functional.linear(x, of_weight)).sum(-1, dtype=wide)
+    if of_bias is not None:
+        assert isinstance(of_bias, Tensor), "a bias is no matrix"
+        total += (delta @ of_bias).to(wide)
+    return total
 
 
 def _is_in_place(name: str) -> bool:
@@ -263,60 +382,7 @@ def _out_of_place(name: str) -> Callable[..., Any]:
     return getattr(Tensor, twin)  # type: ignore[no-any-return]
 
 
-def _float_tensors(output: Any) -> list[Tensor]:
-    return [o for o in tree_leaves(output) if isinstance(o, Tensor) and o.is_floating_point()]
-
-
-def _jvp(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], k: int, *, parameters_only: bool = False
-) -> list[Tensor | None]:
-    """Return the tangents of a function's floating-point outputs along direction k, by torch's forward mode."""
-
-    def dual(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        tangents = getattr(value, "_tangents", None)
-        if tangents is None or tangents[k] is None or (parameters_only and not _is_parameter_like(value)):
-            return value.detach()
-        return forward_ad.make_dual(value.detach(), tangents[k])  # type: ignore[no-untyped-call]
-
-    with torch.no_grad(), forward_ad.dual_level():
-        output = func(*tree_map(dual, args), **tree_map(dual, kwargs))
-        return [forward_ad.unpack_dual(o).tangent for o in _float_tensors(output)]  # type: ignore[no-untyped-call]
-
-
-def _product(args: tuple[Any, ...], kwargs: dict[str, Any], k: int, *, parameters_only: bool = False) -> list[Tensor | None]:
-    """Return the tangent of a product without computing the product again; norms, gates and rotations are products."""
-    assert not kwargs, "products with keywords go the general way"
-    total = None
-    with torch.no_grad():
-        for own, other in (args, args[::-1]):
-            tangents = getattr(own, "_tangents", None)
-            if tangents is None or tangents[k] is None or (parameters_only and not _is_parameter_like(own)):
-                continue
-            total = tangents[k] * other if total is None else torch.addcmul(total, tangents[k], other)
-    if total is not None:  # tangents have the shape of the product, also where one factor is broadcast
-        shape = torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor)))  # type: ignore[no-untyped-call]
-        total = total.expand(shape)
-    return [total]
-
-
-def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    if left is None or right is None:
-        return right if left is None else left
-    return left.add_(right)
-
-
-def _or_zero(tangent: Tensor | None, primal: Tensor) -> Tensor:
-    return torch.zeros_like(primal) if tangent is None else tangent
-
-
-def _repeat(heads: Any, groups: int) -> Any:
-    """Repeat key or value heads for grouped-query attention."""
-    return heads if heads is None or groups == 1 else heads.repeat_interleave(groups, dim=1)
-
-
-def _per_position(name: str, delta: Tensor, own: Tensor, total_BT: Tensor) -> Tensor:
+def _per_position(name: str, product: Tensor, total_BT: Tensor) -> Tensor:
     """Sum δ · df[D] over everything but batch and position.
 
     Outputs may be [B, T, O], [B·T, O], [B, T, heads, O] or [B, heads, T, O].
@@ -327,8 +393,7 @@ def _per_position(name: str, delta: Tensor, own: Tensor, total_BT: Tensor) -> Te
     Raises:
         ValueError: the function does not act position by position.
     """
-    (B, T), shape = total_BT.shape, tuple(delta.shape)
-    product = delta * own
+    (B, T), shape = total_BT.shape, tuple(product.shape)
     if shape[:2] == (B, T) and not (len(shape) == 4 and shape[2] == T):
         return product.flatten(2).sum(-1, dtype=total_BT.dtype)
     if len(shape) == 2 and shape[0] == B * T:
@@ -336,6 +401,6 @@ def _per_position(name: str, delta: Tensor, own: Tensor, total_BT: Tensor) -> Te
     if len(shape) == 4 and shape[0] == B and shape[2] == T and shape[1] != T:
         return product.sum((1, 3), dtype=total_BT.dtype)
     raise ValueError(
-        f"a parameter applied by {name!r} does not act position by position: its output has shape {list(shape)}, the batch is [{B}, {T}]; "
-        "leave that parameter out of scope with scoring.scope_exclude"
+        f"a parameter applied by {name!r} does not show which position it acts at: its output has shape {list(shape)}, the batch is [{B}, {T}]. "
+        "Ask for both axes of a model that runs on scaled_dot_product_attention, or leave that parameter out of scope with scoring.scope_exclude"
     )
