@@ -43,27 +43,24 @@ def attention_tangents(
     keys, values = key.reshape(B * groups, S, d), value.reshape(B * groups, S, e)
     moved_keys = [dk.reshape(B * groups, S, d) for _, dk, _ in tangents]
     moved_values = torch.cat([*(dv.reshape(B * groups, S, e) for _, _, dv in tangents), values], -1)
-    queries = (query * scale).view(B, groups, shared, T, d)
-    moved_queries = torch.stack([(dq * scale).view(B, groups, shared, T, d) for dq, _, _ in tangents], 2)
+    folded = (B, groups, shared, T, d)
+    queries, moved_queries = query.view(folded), [dq.view(folded) for dq, _, _ in tangents]
     outputs = query.new_empty(num, B, groups, shared, T, e)
     block = max(16, _ATTENTION_BLOCK_ELEMENTS // (B * heads * S))
     for start in range(0, T, block):
         stop = min(start + block, T)
         seen, rows = (stop if is_causal else S), shared * (stop - start)
         own = queries[..., start:stop, :].reshape(B * groups, rows, d)
-        weights = _weights(own, keys[:, :seen], mask, start, stop, is_causal, (B, heads))
-        along = (weights @ moved_values[:, :seen]).view(B * groups, rows, num + 1, e)
-        moved = moved_queries[..., start:stop, :].reshape(B * groups, num * rows, d) @ keys[:, :seen].mT
-        moved = moved.view(B * groups, num, rows, seen)
+        weights = _weights(own * scale, keys[:, :seen], mask, start, stop, is_causal, (B, heads))
+        along = weights @ moved_values[:, :seen]
         for k in range(num):
-            moved[:, k].baddbmm_(own, moved_keys[k][:, :seen].mT)
-        moved *= weights[:, None]
-        # softmax's derivative is P ∘ (Ṡ − Σ P Ṡ); the second part times v is that sum times the output
-        drop = moved.sum(-1, keepdim=True)
-        through = (moved.view(B * groups, num * rows, seen) @ values[:, :seen]).view(B * groups, num, rows, e)
-        through += along[:, :, :num].transpose(1, 2)
-        through -= drop * along[:, None, :, num]
-        outputs[..., start:stop, :] = through.view(B, groups, num, shared, stop - start, e).permute(2, 0, 1, 3, 4, 5)
+            moved = torch.bmm(moved_queries[k][..., start:stop, :].reshape(B * groups, rows, d), keys[:, :seen].mT)
+            moved.baddbmm_(own, moved_keys[k][:, :seen].mT)
+            moved *= weights
+            # softmax's derivative is P ∘ (Ṡ − Σ P Ṡ); the second part times v is that sum times the output
+            through = torch.addcmul(moved @ values[:, :seen], moved.sum(-1, keepdim=True), along[..., num * e :], value=-1)
+            moved_output = torch.add(along[..., k * e : (k + 1) * e], through, alpha=scale)
+            outputs[k, ..., start:stop, :] = moved_output.view(B, groups, shared, stop - start, e)
     return tuple(outputs.view(num, B, heads, T, e))
 
 

@@ -120,14 +120,22 @@ def _linear(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 def _pointwise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], view: _View) -> Derivatives:
     """Multiply the tangents by the slope, computed once for all directions."""
     tangents = view.all_of(args[0]) or (None,) * view.num
-    x = args[0].detach()
-    if getattr(func, "__name__", "") in _POWERS | {"square"}:
-        slope = x + x
-    else:
-        with forward_ad.dual_level():
-            output = func(forward_ad.make_dual(x, torch.ones_like(x)), *args[1:], **kwargs)  # type: ignore[no-untyped-call]
-            slope = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
+    slope = _slope(func, args[0].detach(), args[1:], kwargs)
     return [None if t is None else [slope * t] for t in tangents]
+
+
+def _slope(func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Differentiate a pointwise function; the common ones without computing it again."""
+    name = getattr(func, "__name__", "")
+    if name in _POWERS | {"square"}:
+        return x + x
+    if name in ("silu", "gelu"):
+        one = x.new_ones(()).expand_as(x)
+        shape = {key: value for key, value in kwargs.items() if key == "approximate"}
+        return torch.ops.aten.silu_backward(one, x) if name == "silu" else torch.ops.aten.gelu_backward(one, x, **shape)
+    with forward_ad.dual_level():
+        output = func(forward_ad.make_dual(x, torch.ones_like(x)), *args, **kwargs)  # type: ignore[no-untyped-call]
+        return forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _product(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], view: _View) -> Derivatives:

@@ -161,9 +161,13 @@ class Tangents(TorchFunctionMode):
         total: list[Tensor | None] = []
         with torch.no_grad():
             for k in range(self._num):
-                own_k = _moved_by(x, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], output)
-                total.append(_through(None if of_x is None else of_x[k], weight, own_k, keep=self._meeting is Meeting.OWN))
-                own.append(own_k)
+                x_k, weight_k = None if of_x is None else of_x[k], None if of_weight is None else of_weight[k]
+                bias_k = None if of_bias is None else of_bias[k]
+                if self._meeting is Meeting.OWN:
+                    own.append(_moved_by(x, weight_k, bias_k, output))
+                    total.append(_sum(None if x_k is None else functional.linear(x_k, weight), own[-1]))
+                else:
+                    total.append(_both_moved(x, x_k, weight, weight_k, bias_k, output))
         attach(output, tuple(total))
         if self._meeting is Meeting.OWN:
             self._collect("linear", output, own)
@@ -334,15 +338,24 @@ def _moved_by(x: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | L
     return None if of_bias is None else of_bias.expand_as(output)
 
 
-def _through(x_tangent: Tensor | None, weight: Tensor, own: Tensor | None, *, keep: bool) -> Tensor | None:
-    """Compute W ẋ + D x; the sum is made inside the product, in the place of D x unless that is kept."""
-    if x_tangent is None or own is None:
-        return own if x_tangent is None else functional.linear(x_tangent, weight)
-    flat = own.reshape(-1, own.shape[-1])
-    x_flat = x_tangent.reshape(-1, x_tangent.shape[-1])
-    is_ours = own.is_contiguous() and not keep
-    total = flat.addmm_(x_flat, weight.mT) if is_ours else torch.addmm(flat, x_flat, weight.mT)
-    return total.view(own.shape)
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one.add_(other)
+
+
+def _both_moved(
+    x: Tensor, x_tangent: Tensor | None, weight: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | LowRank | None, output: Tensor
+) -> Tensor | None:
+    """Compute W ẋ + D x, the second product added inside the first's memory."""
+    if x_tangent is None or of_weight is None:
+        return _sum(None if x_tangent is None else functional.linear(x_tangent, weight), _moved_by(x, of_weight, of_bias, output))
+    assert not isinstance(of_bias, LowRank), "a bias is no matrix"
+    total = functional.linear(x_tangent, weight, of_bias)
+    if isinstance(of_weight, LowRank):
+        x, of_weight = functional.linear(x, of_weight.right_IR.mT), of_weight.left_OR
+    total.view(-1, total.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), of_weight.mT)
+    return total
 
 
 def _paired(
