@@ -31,6 +31,8 @@ def counted(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """
     has_predictor_BT = torch.zeros_like(batch.attention_mask_BT, dtype=torch.bool)
     has_predictor_BT[:, 1:] = (batch.attention_mask_BT[:, 1:] * batch.attention_mask_BT[:, :-1]).bool()
+    if batch.packed_lengths is not None:
+        has_predictor_BT &= batch.position_ids_BT > 0
     rows_N, positions_N = torch.nonzero((batch.weights_BT != 0) & has_predictor_BT, as_tuple=True)
     return rows_N, positions_N
 

@@ -52,7 +52,7 @@ Direction = Mapping[str, DirectionTensor]
 def factorise(direction: Mapping[str, Tensor], rank: int, energy: float = 1.0, seed: int = 0) -> dict[str, DirectionTensor]:
     """Write every matrix of a direction as a product of thin factors, by randomised SVD.
 
-    A tensor that is no matrix (a norm gain, a bias, fused experts), or whose factors would be no smaller, stays as it is.
+    A tensor that is no matrix (a norm gain, a bias, fused experts), or whose factors would not halve the work, stays as it is.
 
     Args:
         direction: dense tensors.
@@ -74,7 +74,7 @@ def factorise(direction: Mapping[str, Tensor], rank: int, energy: float = 1.0, s
 
 
 def _factors(tensor_OI: Tensor, rank: int, energy: float, seed: int) -> DirectionTensor:
-    if tensor_OI.dim() != 2 or rank * sum(tensor_OI.shape) >= tensor_OI.numel() or not bool(tensor_OI.any()):
+    if tensor_OI.dim() != 2 or 2 * rank * sum(tensor_OI.shape) >= tensor_OI.numel() or not bool(tensor_OI.any()):
         return tensor_OI
     matrix_OI = tensor_OI if tensor_OI.dtype == torch.float64 else tensor_OI.float()
     generator = torch.Generator(matrix_OI.device).manual_seed(seed)

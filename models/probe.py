@@ -10,8 +10,7 @@ activations, K tangents, K times D h: 6 for K = 2, two training steps; 4 with lo
 context axis of low-rank directions alone. The language-model head is applied to response tokens only, and has no tangents of its own.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +21,8 @@ from torch.nn import functional
 from models.batches import TokenBatch
 from models.losses import counted, model_inputs, token_losses
 from models.lowrank import Direction, DirectionTensor, LowRank
+from models.modes import checkpointed, plain_experts
+from models.packing import packed_attention
 from models.signals import SIGNALS, Signal, signals_of
 from models.tangents import Meeting, Tangents, carried_by
 
@@ -48,6 +49,16 @@ class ProbeResult:
     loss_BT: Tensor
     entropy_BT: Tensor
     signals_BT: dict[str, Tensor] = field(default_factory=dict)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "ProbeResult":
+        """Apply a function to every tensor."""
+        return ProbeResult(
+            {name: function(t) for name, t in self.target_BT.items()},
+            {name: function(t) for name, t in self.context_BT.items()},
+            function(self.loss_BT),
+            function(self.entropy_BT),
+            {name: function(t) for name, t in self.signals_BT.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,14 @@ def probe(
     meeting = _meeting(model, axes)
     head = _head_weight(model)
     mode = Tangents(len(scaled), head, rows_N, positions_N, wide.input_ids_BT.shape, forward="target" in axes, meeting=meeting)
-    with torch.set_grad_enabled(bool(scaled)), _ready(model, activation_checkpointing), carried_by(model, list(scaled.values())), mode:
+    with (
+        plain_experts(model),
+        checkpointed(model, activation_checkpointing),
+        packed_attention(model, batch.packed_lengths, mode),
+        carried_by(model, list(scaled.values())),
+        torch.set_grad_enabled(bool(scaled)),
+        mode,
+    ):
         logits_NV = model(**model_inputs(wide)).logits[0]
         logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
         log_probs_NV = functional.log_softmax(logits_NV, dim=-1)
@@ -154,42 +172,10 @@ def attention_alone_mixes(model: nn.Module) -> bool:
     config: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
-        getattr(config, "_attn_implementation", None) in {"sdpa", "alphatoken_packed"}
+        getattr(config, "_attn_implementation", None) == "sdpa"
         and kinds <= {"full_attention", "sliding_attention", "chunked_attention", "attention"}
         and not any(isinstance(m, nn.Conv1d) for m in model.modules())
     )
-
-
-@contextmanager
-def _ready(model: nn.Module, activation_checkpointing: bool) -> Generator[None]:
-    """Run experts one by one, as their fused kernels have no tangents, and layers with checkpoints where asked; undone afterwards."""
-    config: Any = model.config
-    experts = getattr(config, "_experts_implementation", None)
-    layers = _checkpointed_layers(model) if activation_checkpointing else []
-    try:
-        if experts not in (None, "eager"):
-            model.set_experts_implementation("eager")  # type: ignore[operator]
-        if layers:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        for layer in layers:
-            layer.training = True  # of the layer alone: its dropouts stay off
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
-        if layers:
-            model.gradient_checkpointing_disable()  # type: ignore[operator]
-        if experts not in (None, "eager"):
-            model.set_experts_implementation(experts)  # type: ignore[operator]
-
-
-def _checkpointed_layers(model: nn.Module) -> list[nn.Module]:
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no layers that support activation checkpointing; set scoring.activation_checkpointing to false")
-    return layers
 
 
 def _head_weight(model: nn.Module) -> Tensor:
@@ -202,7 +188,7 @@ def _head_weight(model: nn.Module) -> Tensor:
 def _with_telling_width(model: nn.Module, batch: TokenBatch) -> TokenBatch:
     """Pad by one position where the width equals a number of heads: [B, T, heads] and [B, heads, T] must not look alike."""
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]
-    if batch.input_ids_BT.shape[1] not in {getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0)}:
+    if batch.packed_lengths is not None or batch.input_ids_BT.shape[1] not in {getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0)}:
         return batch
     return batch.map(lambda tensor_BT: functional.pad(tensor_BT, (0, 1)))
 

@@ -121,11 +121,11 @@ def _pointwise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """Multiply the tangents by the slope, computed once for all directions."""
     tangents = view.all_of(args[0]) or (None,) * view.num
     slope = _slope(func, args[0].detach(), args[1:], kwargs)
-    return [None if t is None else [slope * t] for t in tangents]
+    return [None if t is None or slope is None else [slope * t] for t in tangents]
 
 
-def _slope(func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Differentiate a pointwise function; the common ones without computing it again."""
+def _slope(func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Differentiate a pointwise function; the common ones without computing it again. None where torch's forward mode is off."""
     name = getattr(func, "__name__", "")
     if name in _POWERS | {"square"}:
         return x + x

@@ -1,7 +1,7 @@
 """Values of whole sequences at their response positions: the probe's matrices cut into the lists that are stored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from models.batches import TokenBatch, collate
 from models.losses import counted
 from models.lowrank import Direction
-from models.probe import ProbeResult, ScaledDirections, probe, scale_directions
+from models.probe import ProbeResult, ScaledDirections, probe, scale_directions, total_norm
+from models.selftest import verify
+from models.signals import Signal
 
 Values = NDArray[np.float32]
 
@@ -27,6 +29,7 @@ class SequenceValues:
             Σ direct = Σ causal + prompt_context.
         loss: nats; NaN for a response token at position 0.
         entropy: nats; NaN for a response token at position 0.
+        signals: further signals asked for, see models/signals.py; NaN for a response token at position 0.
         num_not_finite: values that exist but came out infinite or NaN; they are NaN in the arrays.
     """
 
@@ -36,6 +39,7 @@ class SequenceValues:
     loss: Values
     entropy: Values
     num_not_finite: int
+    signals: dict[str, Values] = field(default_factory=dict)
 
 
 class Scorer:
@@ -44,21 +48,36 @@ class Scorer:
     A direction that is zero everywhere (stability at θ = θ_ref) costs nothing: its values are zeros.
     """
 
-    def __init__(self, model: nn.Module, directions: Mapping[str, Direction]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        directions: Mapping[str, Direction],
+        signals: Sequence[Signal] = (),
+        *,
+        packing: bool = False,
+        activation_checkpointing: bool = False,
+    ) -> None:
         """Scale the directions once.
 
         Args:
             model: frozen, in eval mode, on its device.
-            directions: name to direction.
+            directions: name to direction, dense or low-rank.
+            signals: further signals of each prediction.
+            packing: put the sequences of a batch into one row instead of padding them.
+            activation_checkpointing: see `probe`.
         """
         self._model = model
         first = next(model.parameters())
         self._device, self._dtype = first.device, first.dtype
-        self._zero = [name for name, d in directions.items() if not any(bool(t.any()) for t in d.values())]
-        self._directions: ScaledDirections = scale_directions(model, {n: d for n, d in directions.items() if n not in self._zero})
+        self._signals = tuple(signals)
+        self._packing, self._checkpointing = packing, activation_checkpointing
+        self._zero = [name for name, d in directions.items() if total_norm(d.values()) == 0]
+        self._named = {n: d for n, d in directions.items() if n not in self._zero}
+        self._directions: ScaledDirections = scale_directions(model, self._named)
+        self._verified = False
 
     def score(self, token_ids: Sequence[Sequence[int]], response_positions: Sequence[Sequence[int]]) -> list[SequenceValues]:
-        """Score one batch.
+        """Score one batch; the first is preceded by a check of the engine on this very model (models/selftest.py).
 
         Args:
             token_ids: ids of each sequence.
@@ -67,45 +86,47 @@ class Scorer:
         Returns:
             the values of each sequence, in order.
         """
-        batch = collate(token_ids, response_positions).to(self._device)
-        result = probe(self._model, batch, self._directions)
+        if not self._verified:
+            telling = [(ids, positions) for ids, positions in zip(token_ids, response_positions, strict=True) if max(positions, default=0) > 0]
+            if telling:
+                verify(self._model, self._named, *telling[-1])
+                self._verified = True
+        batch = collate(token_ids, response_positions, packed=self._packing).to(self._device)
+        result = probe(self._model, batch, self._directions, signals=self._signals, activation_checkpointing=self._checkpointing)
         check_axes(result, batch, self._dtype)
-        on_cpu = ProbeResult(
-            {name: t.cpu() for name, t in result.target_BT.items()},
-            {name: t.cpu() for name, t in result.context_BT.items()},
-            result.loss_BT.cpu(),
-            result.entropy_BT.cpu(),
-        )
+        on_cpu = result.map(lambda values_BT: values_BT.cpu())
         return [
-            self._cut(on_cpu, row, len(ids), torch.as_tensor(positions, dtype=torch.long))
-            for row, (ids, positions) in enumerate(zip(token_ids, response_positions, strict=True))
+            self._cut(on_cpu.map(lambda values_BT, at=place: values_BT[at]), torch.as_tensor(positions, dtype=torch.long))  # type: ignore[misc]
+            for place, positions in zip(batch.places([len(ids) for ids in token_ids]), response_positions, strict=True)
         ]
 
-    def _cut(self, result: ProbeResult, row: int, length: int, positions: Tensor) -> SequenceValues:
+    def _cut(self, result: ProbeResult, positions: Tensor) -> SequenceValues:
+        """Cut the values of one sequence ([T] each) at its response positions."""
         has_loss = (positions > 0).numpy()
+        everywhere = np.ones_like(has_loss)
         direct, causal, prompt_context = {}, {}, {}
         num_not_finite = 0
 
-        def keep(values_BT: Tensor, exists: NDArray[np.bool_]) -> Values:
+        def keep(values_T: Tensor, exists: NDArray[np.bool_]) -> Values:
             nonlocal num_not_finite
-            values = values_BT[row, positions].float().numpy().copy()
+            values = values_T[positions].float().numpy().copy()
             finite = np.isfinite(values)
             num_not_finite += int((exists & ~finite).sum())
             values[~finite] = np.nan
             return values
 
-        everywhere = np.ones_like(has_loss)
         for name in result.target_BT:
             direct[name] = keep(result.target_BT[name], has_loss)
             causal[name] = keep(result.context_BT[name], everywhere)
-            context_T = result.context_BT[name][row, :length].double()
+            context_T = result.context_BT[name].double()
             prompt_context[name] = (context_T.sum() - context_T[positions].sum()).item()
         for name in self._zero:
             direct[name] = np.where(has_loss, 0.0, np.nan).astype(np.float32)
             causal[name] = np.zeros(len(positions), dtype=np.float32)
             prompt_context[name] = 0.0
         loss, entropy = keep(result.loss_BT, has_loss), keep(result.entropy_BT, has_loss)
-        return SequenceValues(direct, causal, prompt_context, loss, entropy, num_not_finite)
+        signals = {name: keep(values_T, has_loss) for name, values_T in result.signals_BT.items()}
+        return SequenceValues(direct, causal, prompt_context, loss, entropy, num_not_finite, signals)
 
 
 _AXES_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -114,7 +135,10 @@ families and a real model, 3e-4 to 0.1 on BLOOM, which hides a derivative; in bf
 
 
 def check_axes(result: ProbeResult, batch: TokenBatch, dtype: torch.dtype = torch.float32) -> None:
-    """Hold the law Σ_u w_u target(u) = Σ_p context(p) on every batch: it fails when an operation of the model loses a derivative.
+    """Hold the law Σ_u w_u target(u) = Σ_p context(p) on every batch.
+
+    It fails when the tangents of attention are not those of its kernel; and, where the context axis is collected at each use of a
+    parameter, when any operation of the model loses a derivative (elsewhere `verify` tells that).
 
     Args:
         result: values of a batch.

@@ -214,8 +214,9 @@ class Tangents(TorchFunctionMode):
             output.requires_grad_(True)
         tangents = tangents_of(args[1])
         if tangents is not None:
+            padding = args[2] if len(args) > 2 else kwargs.get("padding_idx")
             with torch.no_grad():
-                own = [None if t is None else (t.rows(args[0]) if isinstance(t, LowRank) else functional.embedding(args[0], t)) for t in tangents]
+                own = [None if t is None else _rows(t, args[0], padding) for t in tangents]
             if self._forward:
                 attach(output, tuple(own))
             if self._meeting is Meeting.OWN:
@@ -318,6 +319,12 @@ def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
         elif isinstance(value, tuple | list):
             found.extend(v for v in value if isinstance(v, Tensor))
     return found
+
+
+def _rows(of_weight: Tensor | LowRank, ids: Tensor, padding: int | None) -> Tensor:
+    """Look the direction's rows up. The padding row is never trained: nothing passes through it, whatever the direction holds there."""
+    rows = of_weight.rows(ids) if isinstance(of_weight, LowRank) else functional.embedding(ids, of_weight)
+    return rows if padding is None else rows * (ids != padding)[..., None]
 
 
 def _transposed(weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from models.batches import TokenBatch, collate
 from models.losses import counted
 from models.probe import probe
+from models.selftest import WrongValuesError, verify
 from tests.reference.families import CONFIGS, FLOAT32_SOFTMAX, make, random_direction
 from tests.reference.position_loss_matrix import gradient_values, position_loss_matrix
 
@@ -188,8 +189,12 @@ def test_a_parameter_that_is_not_applied_position_by_position_is_refused():
     model.model.norm = torch.nn.Sequential(model.model.norm, Pooled())
     model.requires_grad_(False)
     ids, responses = random_sequences([7])
-    with pytest.raises(ValueError, match=r"does not act position by position.*scope_exclude"):
-        probe(model, collate(ids, responses), {"d": random_direction(model)})
+    direction = random_direction(model)
+    with pytest.raises(ValueError, match=r"does not show which position it acts at.*scope_exclude"):
+        probe(model, collate(ids, responses), {"d": direction}, axes=("context",))
+    # Where values are read at attention's boundaries, the check that a scoring begins with finds it.
+    with pytest.raises(WrongValuesError, match="moves information between positions outside attention"):
+        verify(model, {"d": direction}, ids[0], responses[0])
 
 
 def test_any_position_wise_parameter_works_also_where_it_enters_non_linearly():
@@ -244,3 +249,72 @@ def test_cuda_equals_cpu(dtype, tolerance):
     got = probe(make("llama", dtype).cuda(), batch.to("cuda"), {"d": direction})
     for axis in ("target_BT", "context_BT"):
         assert relative_error(getattr(got, axis)["d"].cpu().double(), getattr(expected, axis)["d"]) <= tolerance
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_tied", "gemma3"])
+def test_neighbours_in_a_packed_row_do_not_leak(family):
+    model = make(family)
+    directions = {"a": random_direction(model, 1), "s": random_direction(model, 2)}
+    ids, responses = random_sequences([12, 5, 1, 30], seed=5)
+    batch = collate(ids, responses, packed=True)
+    assert batch.input_ids_BT.shape == (1, 48)
+    for axes in (("target", "context"), ("context",), ("target",)):
+        packed = probe(model, batch, directions, axes=axes)
+        for place, one, response in zip(batch.places([12, 5, 1, 30]), ids, responses, strict=True):
+            alone = probe(model, collate([one], [response]), directions, axes=axes)
+            for axis in axes:
+                for name in directions:
+                    got, expected = (getattr(r, f"{axis}_BT")[name] for r in (packed, alone))
+                    there = expected[0].nan_to_num().abs().max() > 0
+                    assert not there or relative_error(got[place], expected[0]) <= 1e-6
+            assert torch.allclose(packed.loss_BT[place], alone.loss_BT[0], equal_nan=True)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_nothing_passes_through_the_row_of_an_embedding_that_is_never_trained():
+    model = make("llama", clean=True)
+    direction = {"model.embed_tokens.weight": random_direction(model)["model.embed_tokens.weight"]}
+    model.model.embed_tokens.padding_idx = 7
+    ids, responses = [[3, 7, 9, 7, 4]], [[2, 4]]
+    result = probe(model, collate(ids, responses), {"d": direction})
+    expected = gradient_values(model, torch.tensor(ids[0]), direction)
+    assert relative_error(result.target_BT["d"][0][[2, 4]], expected[[2, 4]]) <= 1e-9
+    assert result.context_BT["d"][0, [1, 3]].abs().max() <= 1e-12 * result.context_BT["d"].abs().max()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("axes", [("target",), ("context",)])
+def test_one_axis_alone_has_the_values_of_both_together(family, axes):
+    model = make(family, clean=True)
+    directions = {"a": random_direction(model, 1), "s": random_direction(model, 2)}
+    batch = collate(*random_sequences([12, 5, 9], seed=5))
+    both, alone = probe(model, batch, directions), probe(model, batch, directions, axes=axes)
+    assert set(alone.target_BT) == (set(directions) if "target" in axes else set())
+    for name in directions:
+        got, expected = (getattr(r, f"{axes[0]}_BT")[name] for r in (alone, both))
+        assert relative_error(got, expected) <= (1e-6 if family in FLOAT32_SOFTMAX else 1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_tied", "olmo2"])
+def test_eager_attention_has_the_values_of_sdpa(family):
+    model = make(family, clean=True)
+    direction = random_direction(model)
+    batch = collate(*random_sequences([12, 5, 9], seed=5))
+    sdpa = probe(model, batch, {"d": direction})
+    model.set_attn_implementation("eager")
+    eager = probe(model, batch, {"d": direction})
+    for axis in ("target_BT", "context_BT"):  # eager attention takes its softmax in float32
+        assert relative_error(getattr(eager, axis)["d"], getattr(sdpa, axis)["d"]) <= 1e-5
+
+
+@pytest.mark.parametrize("axes", [("target", "context"), ("context",)])
+def test_activation_checkpointing_changes_no_value_and_leaves_the_model_as_it_was(axes):
+    model = make("llama", clean=True)
+    directions = {"a": random_direction(model, 1), "s": random_direction(model, 2)}
+    batch = collate(*random_sequences([12, 5, 9], seed=5))
+    plain, checkpointed = (probe(model, batch, directions, axes=axes, activation_checkpointing=on) for on in (False, True))
+    for name in directions:
+        for axis in axes:
+            assert torch.equal(*(getattr(r, f"{axis}_BT")[name].nan_to_num() for r in (plain, checkpointed)))
+    assert not any(m.training for m in model.modules())
+    assert not model.is_gradient_checkpointing

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.tangents import Tangents, carried_by
+from models.tangents import Meeting, Tangents, carried_by
 
 
 def test_an_activation_changed_in_place_by_an_unknown_function_is_refused():
@@ -32,7 +32,7 @@ def test_a_parameter_added_in_place_meets_delta():
     layer, bias = torch.nn.Linear(4, 4).requires_grad_(False), torch.nn.Parameter(torch.zeros(4), requires_grad=False)
     layer.register_parameter("late", bias)
     x = torch.randn(1, 2, 4, requires_grad=True)
-    mode = Tangents(1, torch.empty(1), torch.tensor([0]), torch.tensor([1]), torch.Size([1, 2]))
+    mode = Tangents(1, torch.empty(1), torch.tensor([0]), torch.tensor([1]), torch.Size([1, 2]), meeting=Meeting.OWN)
     with carried_by(layer, [{"late": torch.tensor([1.0, 2.0, 3.0, 4.0])}]), mode:
         y = layer(x)
         y += layer.late

@@ -9,8 +9,15 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Phi3Config,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 SMALL = {
@@ -32,11 +39,25 @@ CONFIGS = {
     "gpt_neox": lambda: GPTNeoXConfig(**SMALL),
     "gemma3": lambda: Gemma3TextConfig(**SMALL, num_key_value_heads=2, head_dim=8),
     "gemma2": lambda: Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8),
+    "mistral": lambda: MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=6),
+    "phi3": lambda: Phi3Config(**SMALL, num_key_value_heads=2, pad_token_id=0),
+    "olmo": lambda: OlmoConfig(**SMALL, num_key_value_heads=2, clip_qkv=2.0, pad_token_id=0),
+    "olmo2": lambda: Olmo2Config(**SMALL, num_key_value_heads=2, pad_token_id=0),
 }
+EXPERTS = {
+    "mixtral": lambda: MixtralConfig(**SMALL, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2),
+    "qwen2_moe": lambda: Qwen2MoeConfig(
+        **SMALL, num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24
+    ),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SMALL, num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True
+    ),
+}
+"""Mixtures of experts, whose fused weights no module applies position by position."""
 
 
-FLOAT32_SOFTMAX = {"gemma2"}
-"""Families whose attention casts to float32 inside also after `clean`."""
+FLOAT32_SOFTMAX = {"gemma2", "olmo"}
+"""Families whose attention or layer norm casts to float32 inside also after `clean`."""
 
 
 class CleanRMSNorm(nn.Module):
@@ -54,7 +75,7 @@ class CleanRMSNorm(nn.Module):
 def make(family, dtype=torch.float64, *, clean=False, seed=0):
     """A model of a family, parameters spread out (biases and norms too), frozen, in eval mode."""
     torch.manual_seed(seed)
-    config = CONFIGS[family]()
+    config = (CONFIGS | EXPERTS)[family]()
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, p in model.named_parameters():
