@@ -64,9 +64,7 @@ def attention_tangents(
     return tuple(outputs.view(num, B, heads, T, e))
 
 
-def _weights(
-    queries: Tensor, keys: Tensor, mask: Tensor | None, start: int, stop: int, is_causal: bool, outer: tuple[int, int]
-) -> Tensor:
+def _weights(queries: Tensor, keys: Tensor, mask: Tensor | None, start: int, stop: int, is_causal: bool, outer: tuple[int, int]) -> Tensor:
     """Compute the attention weights of a block of scaled queries, [B · groups, rows, keys]; the softmax runs in float32 at least."""
     wide = torch.float64 if queries.dtype == torch.float64 else torch.float32
     scores = (queries @ keys.mT).to(wide)

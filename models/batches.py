@@ -49,7 +49,6 @@ class TokenBatch:
             weights_BT=function(self.weights_BT),
         )
 
-
     def places(self, lengths: Sequence[int]) -> list[tuple[int, slice]]:
         """Say where each sequence lies: (row, columns)."""
         width = self.input_ids_BT.shape[1]
@@ -78,7 +77,11 @@ def collate(
     lengths = [len(ids) for ids in token_ids]
     shape = (1, sum(lengths)) if packed else (len(lengths), max(lengths))
     batch = TokenBatch(
-        torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long), torch.zeros(shape), pad_left, tuple(lengths) if packed else None
+        torch.zeros(shape, dtype=torch.long),
+        torch.zeros(shape, dtype=torch.long),
+        torch.zeros(shape),
+        pad_left,
+        tuple(lengths) if packed else None,
     )
     for (row, columns), ids, positions in zip(batch.places(lengths), token_ids, response_positions, strict=True):
         batch.input_ids_BT[row, columns] = torch.as_tensor(ids)

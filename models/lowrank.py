@@ -29,7 +29,7 @@ class LowRank:
         return torch.Size((self.left_OR.shape[0], self.right_IR.shape[0]))
 
     @property
-    def mT(self) -> "LowRank":
+    def mT(self) -> "LowRank":  # ruff: ignore[invalid-function-name] - as of a tensor
         """The transposed matrix, sharing the factors."""
         return LowRank(self.right_IR, self.left_OR)
 

@@ -43,7 +43,9 @@ def checkpointed(model: nn.Module, wanted: bool) -> Generator[None]:
 
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no layers with activation checkpointing; set scoring.activation_checkpointing to false")
+        raise ValueError(
+            f"{type(model).__name__} has no layers with activation checkpointing; set scoring.activation_checkpointing to false"
+        )
     try:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         for layer in layers:

@@ -188,7 +188,10 @@ def _head_weight(model: nn.Module) -> Tensor:
 def _with_telling_width(model: nn.Module, batch: TokenBatch) -> TokenBatch:
     """Pad by one position where the width equals a number of heads: [B, T, heads] and [B, heads, T] must not look alike."""
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]
-    if batch.packed_lengths is not None or batch.input_ids_BT.shape[1] not in {getattr(config, "num_attention_heads", 0), getattr(config, "num_key_value_heads", 0)}:
+    if batch.packed_lengths is not None or batch.input_ids_BT.shape[1] not in {
+        getattr(config, "num_attention_heads", 0),
+        getattr(config, "num_key_value_heads", 0),
+    }:
         return batch
     return batch.map(lambda tensor_BT: functional.pad(tensor_BT, (0, 1)))
 

@@ -17,11 +17,15 @@ from models.lowrank import LowRank
 Tangent = tuple[Tensor | LowRank | None, ...]
 """One tensor per direction, of the shape of its primal; None stands for zero. Only parameters carry low-rank ones."""
 
+Moved = tuple[Tensor | None, ...]
+"""What activations carry: dense tangents."""
+
 Derivatives = list[list[Tensor | None] | None]
 """Per direction the tangents of a function's floating-point outputs; None where all are zero."""
 
+_HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}
 _LINEAR = frozenset({
-    "__getitem__", "__neg__", "bfloat16", "chunk", "clone", "contiguous", "double", "expand", "expand_as", "flatten", "float", "half", "index_select",
+    "__getitem__", "__neg__", "bfloat16", "chunk", "clone", "contiguous", "double", "expand", "expand_as", "flatten", "float", "frozen_linear", "half", "index_select",
     "mean", "movedim", "narrow", "neg", "permute", "repeat", "repeat_interleave", "reshape", "select", "split", "squeeze", "sum", "swapaxes", "t",
     "to", "transpose", "type_as", "unbind", "unflatten", "unsqueeze", "view", "view_as",
 })  # fmt: skip
@@ -35,6 +39,11 @@ _QUOTIENTS = frozenset({"div", "__truediv__"})
 def tangents_of(value: Any) -> Tangent | None:
     """Return what a value carries; None for whatever is not tracked."""
     return getattr(value, "_tangents", None)
+
+
+def moved_of(activation: Any) -> Moved | None:
+    """Return what an activation carries; None where it is not tracked."""
+    return getattr(activation, "_tangents", None)
 
 
 def attach(tensor: Tensor, tangents: Tangent) -> None:
@@ -52,7 +61,31 @@ def float_tensors(output: Any) -> list[Tensor]:
     return [o for o in tree_leaves(output) if isinstance(o, Tensor) and o.is_floating_point()]
 
 
-def derive(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], num: int, *, parameters_only: bool = False) -> Derivatives:
+def is_in_place(name: str) -> bool:
+    """Tell by its name whether a function of tensors writes into its first argument."""
+    if name.endswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}") and name != "__invert__")
+    return name.endswith("_") and name not in _HARMLESS_IN_PLACE
+
+
+def out_of_place(name: str) -> Callable[..., Any]:
+    """Return the function that computes what an in-place one writes.
+
+    Raises:
+        NotImplementedError: there is none.
+    """
+    twin = f"__{name[3:]}" if name.endswith("__") else name[:-1]
+    if name == "__setitem__" or not hasattr(Tensor, twin):
+        raise NotImplementedError(
+            f"the model changes an activation in place with {name!r}, which has no tangent rule here; "
+            "leave the parameters before it out of scope with scoring.scope_exclude"
+        )
+    return getattr(Tensor, twin)  # type: ignore[no-any-return]
+
+
+def derive(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], num: int, *, parameters_only: bool = False
+) -> Derivatives:
     """Differentiate one call of a function along all directions.
 
     Args:
@@ -114,7 +147,7 @@ def _rule(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], view: _View)
 def _linear(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], view: _View) -> Derivatives:
     """Apply a function that is linear in its first argument to the tangents."""
     tangents = view.all_of(args[0]) or (None,) * view.num
-    return [None if t is None else float_tensors(func(t, *args[1:], **kwargs)) for t in tangents]
+    return [None if t is None else [*float_tensors(func(t, *args[1:], **kwargs))] for t in tangents]
 
 
 def _pointwise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], view: _View) -> Derivatives:
@@ -132,7 +165,9 @@ def _slope(func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: d
     if name in ("silu", "gelu"):
         one = x.new_ones(()).expand_as(x)
         shape = {key: value for key, value in kwargs.items() if key == "approximate"}
-        return torch.ops.aten.silu_backward(one, x) if name == "silu" else torch.ops.aten.gelu_backward(one, x, **shape)
+        backward = torch.ops.aten.silu_backward if name == "silu" else torch.ops.aten.gelu_backward
+        slope: Tensor = backward(one, x, **shape)
+        return slope
     with forward_ad.dual_level():
         output = func(forward_ad.make_dual(x, torch.ones_like(x)), *args, **kwargs)  # type: ignore[no-untyped-call]
         return forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call,no-any-return]

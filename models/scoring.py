@@ -87,7 +87,9 @@ class Scorer:
             the values of each sequence, in order.
         """
         if not self._verified:
-            telling = [(ids, positions) for ids, positions in zip(token_ids, response_positions, strict=True) if max(positions, default=0) > 0]
+            telling = [
+                (ids, positions) for ids, positions in zip(token_ids, response_positions, strict=True) if max(positions, default=0) > 0
+            ]
             if telling:
                 verify(self._model, self._named, *telling[-1])
                 self._verified = True

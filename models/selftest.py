@@ -124,9 +124,7 @@ def batched_against_single(model: nn.Module, directions: ScaledDirections, seque
     return checks
 
 
-def agreement(
-    one: ProbeResult, other: ProbeResult, sequences: Sequences, name: str, *, what: str, min_spearman: float
-) -> list[Check]:
+def agreement(one: ProbeResult, other: ProbeResult, sequences: Sequences, name: str, *, what: str, min_spearman: float) -> list[Check]:
     """Compare two ways of valuing the same batch by the order they give response tokens.
 
     Returns:
@@ -135,7 +133,9 @@ def agreement(
     """
     checks = []
     for axis in ("target", "context"):
-        a, b = (torch.cat([_axis(r, axis, name)[i, list(pos)].double().cpu() for i, (_, pos) in enumerate(sequences)]) for r in (one, other))
+        a, b = (
+            torch.cat([_axis(r, axis, name)[i, list(pos)].double().cpu() for i, (_, pos) in enumerate(sequences)]) for r in (one, other)
+        )
         there = ~(a.isnan() | b.isnan())
         rho = spearman(a[there], b[there])
         checks.append(Check(f"{name}, {axis} axis: {what}", "Spearman", rho, min_spearman, rho >= min_spearman))
@@ -180,8 +180,8 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 def _average_ranks(values: Tensor) -> Tensor:
     _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[inverse]
+    ranks: Tensor = (counts.cumsum(0).double() - (counts.double() - 1) / 2)[inverse]
+    return ranks
 
 
 def top_half_agreement(a: Tensor, b: Tensor) -> float:

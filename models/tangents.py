@@ -16,7 +16,7 @@ The context axis is read in one of two ways:
   costs no forward-mode pass; works with any kind of attention; but the use must show which position it belongs to.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
@@ -28,10 +28,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from models.attention import attention_tangents
-from models.lowrank import Direction, LowRank
-from models.rules import Tangent, attach, derive, float_tensors, is_parameter_like, tangents_of
+from models.lowrank import Direction
+from models.products import added, both_moved, moved_by, paired, per_position, rows, transposed
+from models.rules import Moved, Tangent, attach, derive, float_tensors, is_in_place, is_parameter_like, moved_of, out_of_place, tangents_of
 
-_HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}
 _MIXING = {"bmm", "matmul", "__matmul__", "baddbmm", "einsum", "conv1d", "conv2d", "cumsum", "cumprod", "roll", "flip"}
 """Functions that may carry one position's activations to another; allowed outside attention only on one activation and constants."""
 
@@ -96,7 +96,7 @@ class Tangents(TorchFunctionMode):
         if not tracked:
             return func(*args, **kwargs)
         if func is torch.addmm and len(args) == 3 and not kwargs:
-            return self._linear(args[1], _transposed(args[2]), args[0])
+            return self._linear(args[1], transposed(args[2]), args[0])
         if func is functional.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         return self._any(func, args, kwargs, tracked)
@@ -111,8 +111,8 @@ class Tangents(TorchFunctionMode):
             attach(args[0], tangents_of(self._any(func, args, {**kwargs, "inplace": False}, tracked)) or (None,) * self._num)
             return func(*args, **kwargs)
         before = None
-        if _is_in_place(name):  # while the arguments still hold their values
-            before = self._derive(_out_of_place(name), args, kwargs, tracked)
+        if is_in_place(name):  # while the arguments still hold their values
+            before = self._derive(out_of_place(name), args, kwargs, tracked)
         output = func(*args, **kwargs)
         outputs = float_tensors(output)
         if any(o.is_complex() for o in tree_leaves(output) if isinstance(o, Tensor)):
@@ -151,7 +151,7 @@ class Tangents(TorchFunctionMode):
         if weight is self._output_weight:
             return self._head(x, weight, bias)
         output = functional.linear(x, weight, bias)
-        of_x, of_weight, of_bias = tangents_of(x), tangents_of(weight), tangents_of(bias)
+        of_x, of_weight, of_bias = moved_of(x), tangents_of(weight), tangents_of(bias)
         if not self._num or (of_x is None and of_weight is None and of_bias is None):
             return output
         if self._meeting is Meeting.OWN and not self._forward:
@@ -164,10 +164,10 @@ class Tangents(TorchFunctionMode):
                 x_k, weight_k = None if of_x is None else of_x[k], None if of_weight is None else of_weight[k]
                 bias_k = None if of_bias is None else of_bias[k]
                 if self._meeting is Meeting.OWN:
-                    own.append(_moved_by(x, weight_k, bias_k, output))
-                    total.append(_sum(None if x_k is None else functional.linear(x_k, weight), own[-1]))
+                    own.append(moved_by(x, weight_k, bias_k, output))
+                    total.append(added(None if x_k is None else functional.linear(x_k, weight), own[-1]))
                 else:
-                    total.append(_both_moved(x, x_k, weight, weight_k, bias_k, output))
+                    total.append(both_moved(x, x_k, weight, weight_k, bias_k, output))
         attach(output, tuple(total))
         if self._meeting is Meeting.OWN:
             self._collect("linear", output, own)
@@ -175,7 +175,7 @@ class Tangents(TorchFunctionMode):
 
     def _head(self, x_BTI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the head to the predictors, and pair there what the tangents brought with δ: the target axis."""
-        of_x, of_weight, of_bias = tangents_of(x_BTI), tangents_of(weight), tangents_of(bias)
+        of_x, of_weight, of_bias = moved_of(x_BTI), tangents_of(weight), tangents_of(bias)
         x_NI = x_BTI[self._predictors]
         with torch.no_grad():
             moved = [None if of_x is None or (t := of_x[k]) is None else t[self._predictors] for k in range(self._num)]
@@ -194,8 +194,12 @@ class Tangents(TorchFunctionMode):
 
         def meet_outputs(delta_1NV: Tensor) -> None:
             for k in range(self._num):
-                own_N = _paired(
-                    delta_1NV[0], inputs_NI, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide
+                own_N = paired(
+                    delta_1NV[0],
+                    inputs_NI,
+                    None if of_weight is None else of_weight[k],
+                    None if of_bias is None else of_bias[k],
+                    self._wide,
                 )
                 self.target_KN[k] += own_N
                 if self._meeting is Meeting.OWN:
@@ -216,7 +220,7 @@ class Tangents(TorchFunctionMode):
         if tangents is not None:
             padding = args[2] if len(args) > 2 else kwargs.get("padding_idx")
             with torch.no_grad():
-                own = [None if t is None else _rows(t, args[0], padding) for t in tangents]
+                own = [None if t is None else rows(t, args[0], padding) for t in tangents]
             if self._forward:
                 attach(output, tuple(own))
             if self._meeting is Meeting.OWN:
@@ -227,20 +231,17 @@ class Tangents(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
-        inputs = (query, key, value)
-        tangents = [tangents_of(t) or (None,) * self._num for t in inputs]
+        inputs = [query, key, value]
+        tangents = [moved_of(t) or (None,) * self._num for t in inputs]
         if self._meeting is Meeting.BOUNDARY:  # aliases, so that δ is that of this use alone
-            inputs = tuple(t.view_as(t) for t in inputs)
+            inputs = [t.view_as(t) for t in inputs]
         output: Tensor = functional.scaled_dot_product_attention(
-            *inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            inputs[0], inputs[1], inputs[2], attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
         with torch.no_grad():
-            per_direction = [
-                tuple(torch.zeros_like(primal) if t is None else t for t, primal in zip(moved, inputs, strict=True))
-                for moved in zip(*tangents, strict=True)
-            ]
+            per_direction = [(_or_zero(q, query), _or_zero(k, key), _or_zero(v, value)) for q, k, v in zip(*tangents, strict=True)]
             factor = query.shape[-1] ** -0.5 if scale is None else scale
-            moved_output = attention_tangents(*inputs, per_direction, attn_mask, is_causal, factor)  # type: ignore[arg-type]
+            moved_output = attention_tangents(query, key, value, per_direction, attn_mask, is_causal, factor)
         attach(output, moved_output)
         if self._meeting is Meeting.BOUNDARY:
             for one, moved in zip(inputs, tangents, strict=True):
@@ -250,7 +251,7 @@ class Tangents(TorchFunctionMode):
 
     # ------------------------------------------------------------------------------------------------------------ context axis
 
-    def _pair(self, tensor_BHTd: Tensor, tangents: Tangent, sign: float) -> None:
+    def _pair(self, tensor_BHTd: Tensor, tangents: Moved, sign: float) -> None:
         """Add ± δ · ẋ of a tensor at the boundary of attention, position by position, when δ arrives."""
         kept = list(tangents)
         span = slice(self.segment_start, self.segment_start + tensor_BHTd.shape[2])
@@ -272,13 +273,15 @@ class Tangents(TorchFunctionMode):
 
     def _collect(self, name: str, output: Tensor, own: Sequence[Tensor | None]) -> None:
         """Let `own`, the change of the output with the parameters applied here, meet δ of the output in the backward pass."""
-        if not output.requires_grad or all(t is None for t in own):
+        kept = list(own)
+        if not output.requires_grad or all(t is None for t in kept):
             return
 
         def meet_delta(delta: Tensor) -> None:
-            for k, own_k in enumerate(own):
+            for k, own_k in enumerate(kept):
                 if own_k is not None:
-                    self.context_KBT[k] += _per_position(name, delta * own_k, self.context_KBT[k])
+                    self.context_KBT[k] += per_position(name, delta * own_k, self.context_KBT[k])
+            kept.clear()
 
         output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
 
@@ -290,8 +293,10 @@ class Tangents(TorchFunctionMode):
 
         def meet_delta(delta: Tensor) -> None:
             for k in range(self._num):
-                own = _paired(delta, inputs, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide)
-                self.context_KBT[k] += _per_position("linear", own[..., None], self.context_KBT[k])
+                own = paired(
+                    delta, inputs, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide
+                )
+                self.context_KBT[k] += per_position("linear", own[..., None], self.context_KBT[k])
 
         output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
 
@@ -310,6 +315,10 @@ def carried_by(model: nn.Module, directions: Sequence[Direction]) -> Generator[N
             del parameters[name]._tangents  # type: ignore[attr-defined]
 
 
+def _or_zero(tangent: Tensor | None, primal: Tensor) -> Tensor:
+    return torch.zeros_like(primal) if tangent is None else tangent
+
+
 def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors among the arguments, those inside lists included (torch.cat)."""
     found: list[Tensor] = []
@@ -319,108 +328,3 @@ def _tensors(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
         elif isinstance(value, tuple | list):
             found.extend(v for v in value if isinstance(v, Tensor))
     return found
-
-
-def _rows(of_weight: Tensor | LowRank, ids: Tensor, padding: int | None) -> Tensor:
-    """Look the direction's rows up. The padding row is never trained: nothing passes through it, whatever the direction holds there."""
-    rows = of_weight.rows(ids) if isinstance(of_weight, LowRank) else functional.embedding(ids, of_weight)
-    return rows if padding is None else rows * (ids != padding)[..., None]
-
-
-def _transposed(weight: Tensor) -> Tensor:
-    """Transpose a weight with its tangents: torch.addmm(b, x, W) is a linear layer of Wᵀ."""
-    flipped, tangents = weight.mT, tangents_of(weight)
-    if tangents is not None:
-        attach(flipped, tuple(None if t is None else t.mT for t in tangents))
-    return flipped
-
-
-def _moved_by(x: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | LowRank | None, output: Tensor) -> Tensor | None:
-    """Compute D x (+ the bias's direction): the paper's D h."""
-    assert not isinstance(of_bias, LowRank), "a bias is no matrix"
-    if isinstance(of_weight, LowRank):
-        return functional.linear(functional.linear(x, of_weight.right_IR.mT), of_weight.left_OR, of_bias)
-    if of_weight is not None:
-        return functional.linear(x, of_weight, of_bias)
-    return None if of_bias is None else of_bias.expand_as(output)
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one.add_(other)
-
-
-def _both_moved(
-    x: Tensor, x_tangent: Tensor | None, weight: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | LowRank | None, output: Tensor
-) -> Tensor | None:
-    """Compute W ẋ + D x, the second product added inside the first's memory."""
-    if x_tangent is None or of_weight is None:
-        return _sum(None if x_tangent is None else functional.linear(x_tangent, weight), _moved_by(x, of_weight, of_bias, output))
-    assert not isinstance(of_bias, LowRank), "a bias is no matrix"
-    total = functional.linear(x_tangent, weight, of_bias)
-    if isinstance(of_weight, LowRank):
-        x, of_weight = functional.linear(x, of_weight.right_IR.mT), of_weight.left_OR
-    total.view(-1, total.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), of_weight.mT)
-    return total
-
-
-def _paired(
-    delta: Tensor, x: Tensor, of_weight: Tensor | LowRank | None, of_bias: Tensor | LowRank | None, wide: torch.dtype
-) -> Tensor:
-    """Compute δ · (D x + bias's direction) over the last axis, D met by δ first where that is narrower."""
-    total = torch.zeros(delta.shape[:-1], dtype=wide, device=delta.device)
-    if isinstance(of_weight, LowRank):
-        total += ((delta @ of_weight.left_OR) * (x @ of_weight.right_IR)).sum(-1, dtype=wide)
-    elif of_weight is not None:
-        narrow = delta.shape[-1] >= x.shape[-1]
-        total += ((delta @ of_weight) * x if narrow else delta * functional.linear(x, of_weight)).sum(-1, dtype=wide)
-    if of_bias is not None:
-        assert isinstance(of_bias, Tensor), "a bias is no matrix"
-        total += (delta @ of_bias).to(wide)
-    return total
-
-
-def _is_in_place(name: str) -> bool:
-    if name.endswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}") and name != "__invert__")
-    return name.endswith("_") and name not in _HARMLESS_IN_PLACE
-
-
-def _out_of_place(name: str) -> Callable[..., Any]:
-    """Return the function that computes what an in-place one writes.
-
-    Raises:
-        NotImplementedError: there is none.
-    """
-    twin = f"__{name[3:]}" if name.endswith("__") else name[:-1]
-    if name == "__setitem__" or not hasattr(Tensor, twin):
-        raise NotImplementedError(
-            f"the model changes an activation in place with {name!r}, which has no tangent rule here; "
-            "leave the parameters before it out of scope with scoring.scope_exclude"
-        )
-    return getattr(Tensor, twin)  # type: ignore[no-any-return]
-
-
-def _per_position(name: str, product: Tensor, total_BT: Tensor) -> Tensor:
-    """Sum δ · df[D] over everything but batch and position.
-
-    Outputs may be [B, T, O], [B·T, O], [B, T, heads, O] or [B, heads, T, O].
-
-    Returns:
-        [B, T].
-
-    Raises:
-        ValueError: the function does not act position by position.
-    """
-    (B, T), shape = total_BT.shape, tuple(product.shape)
-    if shape[:2] == (B, T) and not (len(shape) == 4 and shape[2] == T):
-        return product.flatten(2).sum(-1, dtype=total_BT.dtype)
-    if len(shape) == 2 and shape[0] == B * T:
-        return product.sum(-1, dtype=total_BT.dtype).view(B, T)
-    if len(shape) == 4 and shape[0] == B and shape[2] == T and shape[1] != T:
-        return product.sum((1, 3), dtype=total_BT.dtype)
-    raise ValueError(
-        f"a parameter applied by {name!r} does not show which position it acts at: its output has shape {list(shape)}, the batch is [{B}, {T}]. "
-        "Ask for both axes of a model that runs on scaled_dot_product_attention, or leave that parameter out of scope with scoring.scope_exclude"
-    )
