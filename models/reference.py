@@ -1,10 +1,13 @@
 """Loading models and tokenizers from a folder: safetensors only, nothing remote is executed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from models.files import is_quantised
+from models.quantised import replace_quantised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,16 +29,38 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def load_raw(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a causal language model as it was saved, quantised layers in their own form.
+
+    Returns:
+        the model on the device.
+
+    Raises:
+        ImportError: the model is saved quantised and the package of its form is missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if not is_quantised(folder):
+        plain: nn.Module = AutoModelForCausalLM.from_pretrained(folder, **options)
+        return plain.to(device)
+    try:  # such a model is put on its device while it is loaded: some forms cannot be moved
+        quantised: nn.Module = AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}, **options)
+    except ImportError as error:
+        raise ImportError(f"{folder} is saved quantised, and the package of its form is missing: {error}") from error
+    return quantised
+
+
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Load a causal language model for inference: frozen, in eval mode.
+    """Load a causal language model for inference: frozen, in eval mode, quantised layers as the linear maps they stand for.
 
     Returns:
         the model on the device.
     """
-    from transformers import AutoModelForCausalLM
-
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    return model.to(device).requires_grad_(False).eval()
+    model = load_raw(folder, device, dtype)
+    if is_quantised(folder):
+        replace_quantised(model)
+    return model.requires_grad_(False).eval()
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -14,7 +14,7 @@ class ModelSettings:
 
     Attributes:
         reference: folder of a model saved with `save_pretrained`, or a hub name.
-        scoring: folder or hub name of the scoring model θ; None = warm one up from the reference.
+        scoring: folder or hub name of the scoring model θ, or of LoRA adapters on the reference; None = warm one up from the reference.
         revision: revision of a hub name.
         device: `auto` takes CUDA when present.
     """
@@ -28,6 +28,29 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters instead of full fine-tuning (needs the `peft` extra).
+
+    Attributes:
+        rank: rank of the adapters.
+        alpha: scale; the update is alpha / rank times B A.
+        dropout: dropout on the adapters' input.
+        target_modules: names of the layers to adapt, `all-linear` for all.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"lora: rank {self.rank} (at least 1), dropout {self.dropout} (in [0, 1))")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarmupSettings:
     """A short full-token fine-tune of the reference: makes the scoring model θ, and the drift that stability needs.
 
@@ -35,7 +58,9 @@ class WarmupSettings:
         steps: optimizer steps; 0 scores at the reference itself, where stability is zero.
         batch_size: sequences per step.
         learning_rate: peak of AdamW's schedule (linear warm-up over a tenth of the steps, cosine to a tenth of the peak).
-        seed: seed of the order of sequences.
+        seed: seed of the order of sequences, and of the adapters.
+        lora: train adapters on the frozen reference instead of all weights; directions and values then are over the adapter weights
+            alone. Without dropout.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,8 +69,14 @@ class WarmupSettings:
     batch_size: int = 16
     learning_rate: float = 5e-4
     seed: int = 0
+    lora: LoraSettings | None = None
 
     def __post_init__(self) -> None:
+        if self.lora is not None and (self.lora.dropout != 0 or self.steps == 0):
+            raise ValueError(
+                f"scoring.warmup.lora: dropout {self.lora.dropout} (must be 0: the warm-up trains without dropout), "
+                f"scoring.warmup.steps {self.steps} (at least 1: adapters that were not trained leave nothing to score at)"
+            )
         if self.steps < 0 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"scoring.warmup: steps {self.steps} (at least 0), batch_size {self.batch_size} (at least 1), "
@@ -137,29 +168,6 @@ class ScoringSettings:
             raise ValueError(
                 f"scoring: batch_tokens {self.batch_tokens} must be at least 1 and part_tokens {self.part_tokens} at least batch_tokens"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters instead of full fine-tuning (needs the `peft` extra).
-
-    Attributes:
-        rank: rank of the adapters.
-        alpha: scale; the update is alpha / rank times B A.
-        dropout: dropout on the adapters' input.
-        target_modules: names of the layers to adapt, `all-linear` for all.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"training.lora: rank {self.rank} (at least 1), dropout {self.dropout} (in [0, 1))")
 
 
 @dataclass(frozen=True, kw_only=True)

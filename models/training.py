@@ -1,7 +1,7 @@
 """A plain, seeded training loop on token sequences: warms the scoring model up, and pre-trains the demo's model."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import nn
@@ -15,7 +15,12 @@ Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
 def fit(
-    model: nn.Module, sequences: Sequences, settings: WarmupSettings, progress: Callable[[int, int, float], None] | None = None
+    model: nn.Module,
+    sequences: Sequences,
+    settings: WarmupSettings,
+    progress: Callable[[int, int, float], None] | None = None,
+    *,
+    trainable: Collection[str] | None = None,
 ) -> nn.Module:
     """Train a model in place on the mean loss of the counted tokens of each batch, then freeze it.
 
@@ -27,6 +32,7 @@ def fit(
         sequences: training sequences.
         settings: steps, batch size, learning rate, seed.
         progress: called with (steps done, all steps, loss of the batch).
+        trainable: names of the parameters to train; all of them when absent.
 
     Returns:
         the same model, frozen, in eval mode (no dropout is used while training either).
@@ -38,8 +44,11 @@ def fit(
         raise ValueError("there are no sequences to train on")
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(settings.seed)
-    model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    trained = [p for name, p in model.named_parameters() if trainable is None or name in trainable]
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings.steps))
     order: list[int] = []
     for step in range(settings.steps):

@@ -25,7 +25,8 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "directions" in counts:
         one = counts["directions"]
         zero = "; STABILITY IS ZERO: the scoring model is the reference" if one["stability_is_zero"] else ""
-        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}"))
+        covered = f"; {one['coverage']}" if one.get("coverage") else ""
+        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}{covered}"))
     if "score" in counts:
         one = counts["score"]
         rate = f", {one['num_tokens'] / one['seconds']:,.0f} tokens/s" if one["num_tokens"] and one["seconds"] else ""

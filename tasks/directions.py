@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.adapter_files import is_adapter
 from models.files import resolve_folder, weight_files
-from tasks import identities
+from tasks import adapters, identities
 from tasks.runs import Run
 from warehouse.connect import Warehouse
 from warehouse.write import ValueIdentities
@@ -41,7 +42,7 @@ class ScoringSetup:
         adapt: file of D_A.
         stab: file of D_S.
         described: what the identities are digests of, for the `scorings` table.
-        stability_is_zero: whether θ = θ_ref.
+        stability_is_zero: whether D_S is zero, as at θ = θ_ref.
         num_made: artefacts made now; 0 when all were there.
     """
 
@@ -53,6 +54,11 @@ class ScoringSetup:
     described: dict[str, Any]
     stability_is_zero: bool
     num_made: int
+
+    @property
+    def coverage(self) -> str | None:
+        """What directions over adapters cover, in a sentence; None where whole models are scored."""
+        return adapters.coverage_text(self.described)
 
 
 class Artifacts:
@@ -142,13 +148,18 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     reference = identities.reference_folder(config)
     check_weights(reference)
     reference_digest = identities.model_digest(warehouse, reference)
+    given = config.model.scoring and resolve_folder(config.model.scoring, config.base, config.model.revision, adapters=True)
+    adapters.check_quantised(config, reference, given or None)
     artifacts = Artifacts(warehouse, run, snapshot_id, refresh=refresh)
     sequences = Sequences(warehouse, tokenization_id)
-    if config.model.scoring is not None:
-        scoring = resolve_folder(config.model.scoring, config.base, config.model.revision)
+    if given:
+        scoring = given
         check_weights(scoring)
-        check_same_shape(reference, scoring)
-        scoring_digest = identities.model_digest(warehouse, scoring)
+        if is_adapter(scoring):
+            adapters.check_scoring(warehouse, config, reference, scoring)
+        else:
+            check_same_shape(reference, scoring)
+        scoring_digest = identities.scoring_digest(warehouse, scoring, reference_digest)
     elif config.scoring.warmup.steps == 0:
         scoring, scoring_digest = reference, reference_digest
     else:
@@ -157,20 +168,21 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
             "warmup",
             key,
             dataclasses.asdict(config.scoring.warmup),
-            lambda path: _warm_up(run, reference, sequences.of(snapshot_id), path, report),
+            lambda path: _warm_up(run, reference, reference_digest, sequences.of(snapshot_id), path, report),
         )
-        scoring_digest = identities.model_digest(warehouse, scoring)
+        scoring_digest = identities.scoring_digest(warehouse, scoring, reference_digest)
     validation = sequences.of(validation_id)
     if not validation:
         raise ValueError("the validation set has no usable example; check data.validation and the table rejected_rows")
     exclude = config.scoring.scope_exclude
     fisher_digest, fisher, fisher_details = artifacts.get(
-        "fisher", identities.fisher_key(config, reference_digest), dataclasses.asdict(config.scoring.fisher),
-        lambda path: _fisher(run, reference, path, report),
+        "fisher", identities.fisher_key(config, scoring_digest if is_adapter(scoring) else reference_digest),
+        dataclasses.asdict(config.scoring.fisher),
+        lambda path: _fisher(run, reference, scoring, path, report),
     )  # fmt: skip
     adapt_digest, adapt, adapt_details = artifacts.get(
         "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), {"scope_exclude": exclude},
-        lambda path: _adapt(run, scoring, validation, path),
+        lambda path: _adapt(run, reference, scoring, validation, path),
     )  # fmt: skip
     stab_digest, stab, stab_details = artifacts.get(
         "stab", identities.stab_key(fisher_digest, scoring_digest, reference_digest), {"scope_exclude": exclude},
@@ -185,9 +197,10 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         "adapt": {"digest": adapt_digest, **adapt_details}, "stab": {"digest": stab_digest, **stab_details},
         "fisher": {"digest": fisher_digest, **fisher_details},
     }  # fmt: skip
-    if scoring_digest == reference_digest:
+    is_zero = stab_details["norm"] == 0
+    if is_zero:
         logger.warning(STABILITY_IS_ZERO)
-    return ScoringSetup(ids, reference, scoring, adapt, stab, described, scoring_digest == reference_digest, artifacts.num_made)
+    return ScoringSetup(ids, reference, scoring, adapt, stab, described, is_zero, artifacts.num_made)
 
 
 def check_weights(folder: Path) -> None:
@@ -244,9 +257,9 @@ class Sequences:
 
 
 def _warm_up(
-    run: Run, reference: Path, sequences: list[tuple[str, list[int], list[int]]], path: Path, report: Report
+    run: Run, reference: Path, reference_digest: str, sequences: list[tuple[str, list[int], list[int]]], path: Path, report: Report
 ) -> tuple[str, dict[str, Any]]:
-    from models.reference import load_model, load_tokenizer, resolve_device
+    from models.reference import load_tokenizer
     from models.training import fit
 
     settings = run.config.scoring.warmup
@@ -256,53 +269,60 @@ def _warm_up(
         losses.append(loss)
         report("warm-up", done, steps)
 
-    model: Any = fit(load_model(reference, resolve_device(run.config.model.device)), [s[1:] for s in sequences], settings, progress)
+    model, trainable = adapters.load_for_warm_up(run, reference)
+    fit(model, [s[1:] for s in sequences], settings, progress, trainable=trainable)
     if not math.isfinite(losses[-1]):
         raise ValueError(
             f"the warm-up diverged (loss {losses[-1]} at its end); lower scoring.warmup.learning_rate, now {settings.learning_rate}"
         )
-    model.cpu().save_pretrained(path)
+    adapters.save_warm_up(run, model, path)
     load_tokenizer(reference).save_pretrained(path)
     tail = losses[-max(1, len(losses) // 10) :]
-    return identities.unremembered_model_digest(path), {"steps": settings.steps, "final_train_loss": sum(tail) / len(tail)}
+    return identities.unremembered_scoring_digest(path, reference_digest), {
+        "steps": settings.steps,
+        "final_train_loss": sum(tail) / len(tail),
+    }
 
 
-def _fisher(run: Run, reference: Path, path: Path, report: Report) -> tuple[str, dict[str, Any]]:
-    from models.directions import diagonal_fisher, in_scope, sample_sequences
-    from models.reference import load_model, resolve_device
+def _fisher(run: Run, reference: Path, scoring: Path, path: Path, report: Report) -> tuple[str, dict[str, Any]]:
+    from models.directions import diagonal_fisher, sample_sequences
+    from models.reference import resolve_device
 
-    model = load_model(reference, resolve_device(run.config.model.device))
-    scope = in_scope([n for n, _ in model.named_parameters()], run.config.scoring.scope_exclude)
+    model = adapters.load_reference(reference, scoring, resolve_device(run.config.model.device))
+    scope = adapters.scope(model, scoring, run.config.scoring.scope_exclude, at_reference=True)
     report("sampling text for the Fisher", 0, run.config.scoring.fisher.num_sequences)
     sampled = sample_sequences(model, run.config.scoring.fisher)
     fisher = diagonal_fisher(model, sampled, scope, lambda done, all_: report("Fisher", done, all_))
     return _saved(fisher, path, {"num_sampled_tokens": sum(len(s) - 1 for s in sampled)})
 
 
-def _adapt(run: Run, scoring: Path, validation: list[tuple[str, list[int], list[int]]], path: Path) -> tuple[str, dict[str, Any]]:
+def _adapt(
+    run: Run, reference: Path, scoring: Path, validation: list[tuple[str, list[int], list[int]]], path: Path
+) -> tuple[str, dict[str, Any]]:
     from models.batches import collate, plan_batches
-    from models.directions import in_scope, validation_gradient
-    from models.reference import load_model, resolve_device
+    from models.directions import validation_gradient
+    from models.reference import resolve_device
 
-    model = load_model(scoring, resolve_device(run.config.model.device))
+    model = adapters.load_scoring(reference, scoring, resolve_device(run.config.model.device))
     by_id = {s: (ids, positions) for s, ids, positions in validation}
     plan = plan_batches([(s, len(ids)) for s, (ids, _) in by_id.items()], run.config.scoring.batch_tokens)
-    names = [n for n, _ in model.named_parameters()]
-    scope = in_scope(names, run.config.scoring.scope_exclude)
+    scope = adapters.scope(model, scoring, run.config.scoring.scope_exclude)
     batches = [collate([by_id[s][0] for s in batch], [by_id[s][1] for s in batch]) for batch in plan]
     gradient, loss = validation_gradient(model, batches, scope)
-    sizes = {n: p.numel() for n, p in model.named_parameters()}
-    covered = sum(sizes[n] for n in scope) / sum(sizes.values())
-    return _saved(gradient, path, {"validation_loss": loss, "num_sequences": len(validation), "covered_parameters": covered})
+    details = {"validation_loss": loss, "num_sequences": len(validation), **adapters.covered(model, scoring, scope)}
+    return _saved(gradient, path, details)
 
 
 def _stab(run: Run, scoring: Path, reference: Path, fisher: Path, path: Path) -> tuple[str, dict[str, Any]]:
     from models.directions import fisher_drift, load_tensors
-    from models.reference import float32_parameters, load_model, resolve_device
+    from models.reference import resolve_device
 
-    cpu = resolve_device("cpu")
-    drift = fisher_drift(load_tensors(fisher), float32_parameters(load_model(scoring, cpu)), float32_parameters(load_model(reference, cpu)))
-    return _saved(drift, path, {})
+    estimated = load_tensors(fisher)
+    device = resolve_device(run.config.model.device if is_adapter(scoring) else "cpu")  # a quantised base may need its device
+    model, anchor = adapters.load_scoring(reference, scoring, device), adapters.load_reference(reference, scoring, device)
+    theta, anchored = ({name: one.get_parameter(name).cpu() for name in estimated} for one in (model, anchor))
+    drift = fisher_drift(estimated, theta, anchored)
+    return _saved(drift, path, adapters.covered(model, scoring, list(estimated), at_reference=True))
 
 
 def _saved(tensors: "dict[str, Tensor]", path: Path, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:

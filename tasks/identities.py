@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models import chat
+from models.adapter_files import ADAPTER_WEIGHTS, deciding_settings, is_adapter
 from models.files import context_length, resolve_folder, tokenizer_files, weight_files
 from models.settings import CODE_VERSIONS
 from tasks.settings import Configuration
@@ -61,11 +62,6 @@ def _bytes_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def unremembered_model_digest(folder: Path) -> str:
-    """Digest a model that is about to move: as `model_digest`, without remembering where its files are."""
-    return digest("model", [(path.name, _bytes_digest(path)) for path in weight_files(folder)])
-
-
 def files_digest(warehouse: Queries, kind: str, files: Sequence[Path]) -> str:
     """Digest several files by name and content."""
     return digest(kind, [(path.name, file_digest(warehouse, path)) for path in files])
@@ -74,6 +70,24 @@ def files_digest(warehouse: Queries, kind: str, files: Sequence[Path]) -> str:
 def model_digest(warehouse: Queries, folder: Path) -> str:
     """Digest a model: its configuration and weights."""
     return files_digest(warehouse, "model", weight_files(folder))
+
+
+def scoring_digest(warehouse: Queries, folder: Path, reference_digest: str) -> str:
+    """Digest a scoring model: as `model_digest`; of adapters the reference below them, their tensors and their scale."""
+    if not is_adapter(folder):
+        return model_digest(warehouse, folder)
+    return _adapted_digest(reference_digest, folder, file_digest(warehouse, folder / ADAPTER_WEIGHTS))
+
+
+def unremembered_scoring_digest(folder: Path, reference_digest: str) -> str:
+    """Digest a scoring model that is about to move: as `scoring_digest`, without remembering where its files are."""
+    if not is_adapter(folder):
+        return digest("model", [(path.name, _bytes_digest(path)) for path in weight_files(folder)])
+    return _adapted_digest(reference_digest, folder, _bytes_digest(folder / ADAPTER_WEIGHTS))
+
+
+def _adapted_digest(reference_digest: str, folder: Path, weights_digest: str) -> str:
+    return digest("adapted", reference_digest, deciding_settings(folder), weights_digest)
 
 
 def reference_folder(config: Configuration, *, download: bool = True) -> Path:
@@ -106,13 +120,17 @@ def tokenization(warehouse: Queries, config: Configuration) -> Tokenization:
 def warmup_key(config: Configuration, reference_digest: str, tokenization_id: str) -> str:
     """Identify a warm-up: everything but the training snapshot, to which the artefact is pinned when it is made."""
     warmup = dataclasses.asdict(config.scoring.warmup)
+    if warmup["lora"] is None:
+        del warmup["lora"]  # as if the setting were not there
+    elif not isinstance(warmup["lora"]["target_modules"], str):
+        warmup["lora"]["target_modules"] = sorted(warmup["lora"]["target_modules"])
     return digest("warmup", reference_digest, tokenization_id, warmup, CODE_VERSIONS["train"])
 
 
-def fisher_key(config: Configuration, reference_digest: str) -> str:
-    """Identify a Fisher estimate of the reference."""
+def fisher_key(config: Configuration, model_digest: str) -> str:
+    """Identify a Fisher estimate of the reference; over adapter weights it depends on the adapters, too (`model_digest` is theirs)."""
     fisher = dataclasses.asdict(config.scoring.fisher)
-    return digest("fisher", reference_digest, fisher, sorted(config.scoring.scope_exclude), CODE_VERSIONS["fisher"])
+    return digest("fisher", model_digest, fisher, sorted(config.scoring.scope_exclude), CODE_VERSIONS["fisher"])
 
 
 def adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:

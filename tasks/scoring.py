@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 
+from tasks.adapters import load_scoring
 from tasks.directions import ScoringSetup
 from tasks.parts import Plan, finished_parts, make_plan, open_plans, read_part, write_part
 from tasks.runs import Run
@@ -203,7 +204,7 @@ def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) 
     from models.reference import DTYPES, load_model, resolve_device
     from models.scoring import Scorer
 
-    folder = setup.scoring if model == "scoring" else setup.reference
+    device, dtype = resolve_device(run.config.model.device), DTYPES[run.config.scoring.dtype]
     files = {"adapt": setup.adapt, "stab": setup.stab}
     directions = {name: load_tensors(files[name]) for name in groups if name in files}
     for name, tensors in directions.items():
@@ -211,7 +212,9 @@ def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) 
             raise ValueError(
                 f"{files[name]} is not the direction that was pinned: it was changed or damaged; remake it with --refresh-scoring"
             )
-    return Scorer(load_model(folder, resolve_device(run.config.model.device), DTYPES[run.config.scoring.dtype]), directions)
+    if model == "reference":
+        return Scorer(load_model(setup.reference, device, dtype), directions)
+    return Scorer(load_scoring(setup.reference, setup.scoring, device, dtype), directions)
 
 
 def _score_part(

@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.adapter_files import is_adapter
 from models.files import resolve_folder
 from tasks import identities
+from tasks.adapters import coverage_text
 from tasks.settings import Configuration
 from warehouse import policies
 from warehouse.ingest import SourceSettings, TooManyRejectedRows, read_examples
@@ -84,15 +86,20 @@ def _directions(
             return None
         return str(row[0])
 
+    adapted = config.scoring.warmup.lora is not None
     if config.model.scoring is not None:
-        folder = resolve_folder(config.model.scoring, config.base, config.model.revision, download=False)
-        scoring: str | None = identities.model_digest(reader, folder)
+        folder = resolve_folder(config.model.scoring, config.base, config.model.revision, download=False, adapters=True)
+        adapted = is_adapter(folder)
+        scoring: str | None = identities.scoring_digest(reader, folder, reference)
     elif config.scoring.warmup.steps == 0:
         scoring = reference
     else:
         scoring = find("warm-up", identities.warmup_key(config, reference, tokenization_id))
-    fisher = find("Fisher", identities.fisher_key(config, reference))
-    adapt = stab = None
+    adapt = stab = fisher = None
+    if adapted and scoring is None:
+        made.append("Fisher")
+    else:
+        fisher = find("Fisher", identities.fisher_key(config, (scoring if adapted else None) or reference))
     if scoring is None or validation is None:
         made.append("adaptation direction")
     else:
@@ -137,20 +144,23 @@ def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: 
 
 
 def pinned(reader: Reader) -> list[Line]:
-    """Describe the pinned artefacts: on which snapshot each was made and how far the data have moved since."""
-    return [
+    """Describe the pinned artefacts: on which snapshot each was made and how far the data have moved since, and what adapters cover."""
+    row = reader.one("status/scoring_settings")
+    coverage = None if row is None else coverage_text(json.loads(row[0]))
+    scope = [] if coverage is None else [("scope", coverage)]
+    return scope + [
         (str(kind), f"made {made:%Y-%m-%d %H:%M} UTC on snapshot {snapshot[:8]}; since then {added:,} examples added, {removed:,} removed")
         for kind, made, snapshot, added, removed in reader.run("status/pinned").fetchall()
     ]
 
 
 def stability_is_zero(reader: Reader) -> bool:
-    """Tell whether the current scoring was made at the reference itself."""
+    """Tell whether the current scoring was made at the reference itself, or at adapters that change nothing."""
     row = reader.one("status/scoring_settings")
     if row is None:
         return False
     settings = json.loads(row[0])
-    return bool(settings["scoring"]["digest"] == settings["reference"]["digest"])
+    return bool(settings["stab"]["norm"] == 0)
 
 
 STABILITY_HINT = (

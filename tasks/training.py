@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import identities
+from tasks.adapters import load_start
 from tasks.runs import Run
 from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
@@ -110,15 +112,16 @@ def _fit(
     """
     from transformers.trainer_callback import PrinterCallback
 
-    from models.reference import load_model, load_tokenizer, resolve_device
+    from models.reference import resolve_device
     from models.trainer import MaskedTrainer, save_final, with_lora
 
     settings = run.config.training
     folder = (run.config.base / settings.output).resolve() / f"{policy}-{plan.training_id[:12]}"
     steps = settings.max_steps or math.ceil(settings.epochs * stream.num_batches / settings.gradient_accumulation)
-    tokenizer = load_tokenizer(plan.start)
+    model: Any
+    model, tokenizer = load_start(identities.reference_folder(run.config), plan.start, resolve_device(run.config.model.device))
+    model.requires_grad_(True)
     measure = _Measure(run, plan, tokenizer)
-    model: Any = load_model(plan.start, resolve_device(run.config.model.device)).requires_grad_(True)
     before = measure(model)
     if settings.lora is not None:
         lora = settings.lora

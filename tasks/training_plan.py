@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.adapter_files import is_adapter
 from models.files import resolve_folder
 from models.settings import CODE_VERSIONS
 from tasks import identities
@@ -68,7 +69,8 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
     scoring = json.loads(release.run("training/scoring_settings", mask_id=mask_id).fetchall()[0][0])
     start_digest = scoring["scoring" if settings.start == "scoring" else "reference"]["digest"]
     start = _start_folder(run, release, start_digest)
-    if identities.model_digest(release, start) != start_digest:
+    folder = identities.reference_folder(config)
+    if identities.scoring_digest(release, start, identities.model_digest(release, folder) if is_adapter(start) else "") != start_digest:
         raise ValueError(f"{start} is not the model that the release was made with; run `alphatoken value` first")
     evaluation = _evaluation(run, release, pointers) if config.data.evaluation is not None else []
     retention = retention_half(read_texts(config.data.retention, config.base), 1) if config.data.retention is not None else []
@@ -99,7 +101,7 @@ def _start_folder(run: Run, release: Queries, start_digest: str) -> Path:
     row = release.one("training/get_warmup", content_digest=start_digest)
     if row is not None:
         return config.warehouse_folder / str(row[0])
-    return resolve_folder(config.model.scoring or config.model.reference, config.base, config.model.revision)
+    return resolve_folder(config.model.scoring or config.model.reference, config.base, config.model.revision, adapters=True)
 
 
 def current_mask(config: Configuration, pointers: Mapping[str, str], policy: str) -> str:

@@ -241,7 +241,7 @@ def test_the_place_of_a_model_changes_nothing(warehouse, base, tmp_path):
 def test_configuration_and_weights_make_a_model(warehouse, base):
     folder = base / "model"
     plain = identities.model_digest(warehouse, folder)
-    assert identities.unremembered_model_digest(folder) == plain
+    assert identities.unremembered_scoring_digest(folder, "") == plain
     (folder / "tokenizer.json").write_text("another")
     (folder / "generation_config.json").write_text("{}")
     assert identities.model_digest(warehouse, folder) == plain
