@@ -5,6 +5,7 @@ are over A and B alone. The reference of stability is the same model with B = 0,
 reaches the output through B), so the Fisher of A is 0 and stability covers B alone.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ def _with_adapters(model: nn.Module, folder: Path) -> Any:
     config = LoraConfig.from_pretrained(str(folder))
     config.init_lora_weights = True  # the tensors come from the file; some starts would compute long or change the base
     config.inference_mode = True
+    config.base_model_name_or_path = None  # the caller has compared it; peft would only warn
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set")  # peft sets it right by itself
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # between peft and transformers
             adapted = get_peft_model(model, config)
     except ValueError as error:  # peft names the layers that it did not find
         raise ValueError(f"the adapters of {folder} do not fit the model: {error}") from error

@@ -132,8 +132,6 @@ def test_warm_up_of_adapters_is_seeded(adapted):
     assert adapted.value().counts["score"]["num_sequences"] == 0
     assert artefacts(adapted) == before
     assert adapted.sql("SELECT adapt_direct FROM token_values ORDER BY ALL") == values
-    adapted.value("scoring.warmup.seed=1")
-    assert adapted.sql("SELECT adapt_direct FROM token_values ORDER BY ALL") != values
 
 
 def test_other_adapter_settings_make_other_values_and_full_ones_have_the_old_identity(adapted, valued_once):
@@ -166,8 +164,6 @@ def test_own_adapters_are_scored_and_edited_ones_anew(project, tmp_path):
     assert not project.value(f"model.scoring={folder}").wrote_release
     assert project.bytes_of_warehouse() == before
     ids = project.sql("SELECT ref_signals_id FROM scorings WHERE is_current")
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 32}))
-    assert project.value(f"model.scoring={folder}").counts["score"]["num_sequences"] == 40
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({n: t * 1.5 for n, t in tensors.items()}, folder / "adapter_model.safetensors")
     assert project.value(f"model.scoring={folder}").counts["score"]["num_sequences"] == 40
