@@ -114,7 +114,7 @@ def _with_adapters(model: nn.Module, folder: Path) -> Any:
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set")  # peft sets it right by itself
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # between peft and transformers
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # between peft and transformers
             adapted = get_peft_model(model, config)
     except ValueError as error:  # peft names the layers that it did not find
         raise ValueError(f"the adapters of {folder} do not fit the model: {error}") from error
