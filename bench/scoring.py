@@ -1,34 +1,68 @@
 """Cost of valuing tokens in plain training steps: one process, one model, one batch, interleaved repeats, medians.
 
-python -m bench.scoring [--lengths 256 512] [--hidden 384] [--layers 6] [--vocabulary 4000] [--tokens 4096] [--device cpu]
+python -m bench.scoring                                   # 13M parameters, 256 tokens per sequence, all modes, time and memory
+python -m bench.scoring --sizes 0.7M 13M 60M --lengths 256 512 1024 2048 4096 --modes four-dense four-low
+python -m bench.scoring --device cuda --dtype bfloat16 --sizes 0.5B 1.5B --lengths 2048 --tokens 8192
+python -m bench.scoring --peers                           # beside bergson and kronfluence, each in an environment of its own
 """
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.batches import TokenBatch, collate
 from models.losses import counted, log_probabilities, model_inputs, token_losses
+from models.lowrank import factorise
 from models.probe import ScaledDirections, probe, scale_directions
 
+SIZES = {
+    "0.7M": (128, 2, 8, 2048), "13M": (384, 6, 6, 4000), "60M": (640, 10, 10, 8000), "0.1B": (768, 12, 12, 32000),
+    "0.5B": (1280, 20, 20, 50000), "1.5B": (2048, 24, 16, 50000),
+}  # fmt: skip
+"""Hidden size, layers, heads, vocabulary of a Llama with random weights."""
 
-def build(args: argparse.Namespace, length: int) -> tuple[LlamaForCausalLM, TokenBatch, dict[str, dict[str, torch.Tensor]]]:
-    """Make a Llama with random weights, a batch whose last two thirds are response, and two dense directions."""
+TRAINING = "training step"
+MODES = {
+    "signals": "loss and entropy alone",
+    "causal-low": "causal pair, low rank",
+    "causal-dense": "causal pair, dense",
+    "direct-low": "direct pair, low rank",
+    "direct-dense": "direct pair, dense",
+    "four-low": "four components, low rank",
+    "four-dense": "four components, dense",
+    "four-checkpointed": "four components, dense, activation checkpointing",
+}
+AXES = {"causal": ("context",), "direct": ("target",), "four": ("target", "context")}
+
+
+def build(size: str, length: int, tokens: int, device: str, dtype: str) -> tuple[LlamaForCausalLM, TokenBatch]:
+    """Make a Llama with random weights, and a batch whose last two thirds are response."""
+    hidden, layers, heads, vocabulary = SIZES[size]
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=args.vocabulary, hidden_size=args.hidden, intermediate_size=args.hidden * 8 // 3 // 8 * 8, num_hidden_layers=args.layers,
-        num_attention_heads=max(1, args.hidden // 64), num_key_value_heads=max(1, args.hidden // 64), max_position_embeddings=length,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=hidden * 8 // 3 // 8 * 8, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=length,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(args.device, getattr(torch, args.dtype)).eval().requires_grad_(False)
-    rows = max(1, args.tokens // length)
-    ids = torch.randint(0, args.vocabulary, (rows, length)).tolist()
-    batch = collate(ids, [list(range(length // 3, length))] * rows).to(args.device)
-    directions = {name: {n: torch.randn_like(p) for n, p in model.named_parameters()} for name in ("adapt", "stab")}
-    return model, batch, directions
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(getattr(torch, dtype)).eval().requires_grad_(False)
+    rows = max(1, tokens // length)
+    ids = torch.randint(0, vocabulary, (rows, length)).tolist()
+    return model, collate(ids, [list(range(length // 3, length))] * rows).to(device)
+
+
+def directions_of(model: LlamaForCausalLM, mode: str, rank: int) -> ScaledDirections:
+    """Draw two directions, dense or as factors."""
+    if mode in ("signals", TRAINING):
+        return ScaledDirections({}, {})
+    drawn = {name: {n: torch.randn_like(p) for n, p in model.named_parameters()} for name in ("adapt", "stab")}
+    return scale_directions(model, {n: factorise(d, rank) for n, d in drawn.items()} if mode.endswith("low") else drawn)
 
 
 def training_step(model: LlamaForCausalLM, batch: TokenBatch) -> None:
@@ -39,6 +73,15 @@ def training_step(model: LlamaForCausalLM, batch: TokenBatch) -> None:
     token_losses(log_probs, batch.input_ids_BT[rows, positions]).mean().backward()
     model.zero_grad(set_to_none=True)
     model.requires_grad_(False)
+
+
+def case_of(mode: str, model: LlamaForCausalLM, batch: TokenBatch, rank: int) -> Callable[[], object]:
+    """Prepare one mode; what the call does is what is timed."""
+    if mode == TRAINING:
+        return lambda: training_step(model, batch)
+    scaled, checkpointing = directions_of(model, mode, rank), mode.endswith("checkpointed")
+    axes = AXES.get(mode.partition("-")[0], ("target", "context"))
+    return lambda: probe(model, batch, scaled, axes=axes, activation_checkpointing=checkpointing)
 
 
 def measure(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
@@ -59,27 +102,71 @@ def measure(cases: dict[str, Callable[[], object]], repeats: int, device: str) -
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def main() -> None:
-    """Print the table."""
+def peak_memory(args: argparse.Namespace, size: str, length: int, mode: str) -> float:
+    """Run one mode twice in a process of its own.
+
+    Returns:
+        peak memory in MB: resident size on a CPU, allocated by torch on CUDA.
+    """
+    command = [sys.executable, "-m", "bench.scoring", "--measure-memory", mode, "--sizes", size, "--lengths", str(length)]
+    same = ["--tokens", str(args.tokens), "--device", args.device, "--dtype", args.dtype, "--rank", str(args.rank)]
+    return float(subprocess.run([*command, *same], capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def _report_memory(args: argparse.Namespace) -> None:
+    model, batch = build(args.sizes[0], args.lengths[0], args.tokens, args.device, args.dtype)
+    case = case_of(args.measure_memory, model, batch, args.rank)
+    for _ in range(2):
+        case()
+    print(torch.cuda.max_memory_allocated() / 1e6 if args.device == "cuda" else _peak_resident_mb())
+
+
+def _peak_resident_mb() -> float:
+    """Read the peak of this process alone (the kernel's rusage starts with the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e3
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512])
-    for name, default in (("hidden", 384), ("layers", 6), ("vocabulary", 4000), ("tokens", 4096), ("repeats", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--sizes", nargs="+", default=["13M"], choices=list(SIZES))
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256])
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of a batch")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    args = parser.parse_args()
-    print("| tokens per sequence | case | seconds | training steps |\n|---|---|---|---|")
-    for length in args.lengths:
-        model, batch, directions = build(args, length)
-        scaled, none = scale_directions(model, directions), ScaledDirections({}, {})
-        cases = {
-            "training step": lambda model=model, batch=batch: training_step(model, batch),
-            "signals alone": lambda model=model, batch=batch, none=none: probe(model, batch, none),
-            "four components and signals": lambda model=model, batch=batch, scaled=scaled: probe(model, batch, scaled),
-        }
-        median = measure(cases, args.repeats, args.device)
-        for name, seconds in median.items():
-            print(f"| {length} | {name} | {seconds:.3f} | {seconds / median['training step']:.2f} |")
+    parser.add_argument("--no-memory", action="store_true", help="time alone")
+    parser.add_argument("--peers", action="store_true", help="compare with other packages instead")
+    parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    args = _arguments()
+    if args.measure_memory:
+        _report_memory(args)
+        return
+    if args.peers:
+        from bench import peers
+
+        peers.main([])
+        return
+    print("| parameters | tokens per sequence | case | seconds | training steps | peak memory, MB | of a training step's |")
+    print("|---|---|---|---|---|---|---|")
+    for size in args.sizes:
+        for length in args.lengths:
+            model, batch = build(size, length, args.tokens, args.device, args.dtype)
+            cases = {mode: case_of(mode, model, batch, args.rank) for mode in (TRAINING, *args.modes)}
+            median = measure(cases, args.repeats, args.device)
+            del model, batch, cases
+            peaks = {mode: None if args.no_memory else peak_memory(args, size, length, mode) for mode in median}
+            for mode, seconds in median.items():
+                peak, base = peaks[mode], peaks[TRAINING]
+                memory = "| |" if peak is None or base is None else f"{peak:,.0f} | {peak / base:.2f} |"
+                print(f"| {size} | {length} | {MODES.get(mode, mode)} | {seconds:.3f} | {seconds / median[TRAINING]:.2f} | {memory}", flush=True)
 
 
 if __name__ == "__main__":
