@@ -1,5 +1,6 @@
 """Environments of the peers: one folder each, made on request, packages by name with bounded versions."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -68,7 +69,7 @@ def run(command: Sequence[str | Path], *, environ: dict[str, str] | None = None)
 
 
 def make_environment(peer: str, root: Path, requirements: Sequence[str]) -> Environment:
-    """Make a peer's environment, or take the one that was made of the same requirements.
+    """Make a peer's environment, or take the one that was made of the same requirements; a second run waits for the first.
 
     Args:
         peer: name of the package.
@@ -82,9 +83,18 @@ def make_environment(peer: str, root: Path, requirements: Sequence[str]) -> Envi
         PeerError: a command failed; what was begun is removed.
     """
     environment = Environment(peer, root / peer)
-    wanted = "\n".join(requirements) + "\n"
-    if environment.marker.exists() and environment.marker.read_text() == wanted:
-        return environment
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f"{peer}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = "\n".join(requirements) + "\n"
+        if not environment.marker.exists() or environment.marker.read_text() != wanted:
+            _make(environment, requirements)
+            environment.marker.write_text(wanted)
+    return environment
+
+
+def _make(environment: Environment, requirements: Sequence[str]) -> None:
+    """Make it from nothing; what a failed command leaves is removed."""
     shutil.rmtree(environment.folder, ignore_errors=True)
     try:
         # Without pip of its own: Debian's Python may lack ensurepip, and this process's pip can install from outside.
@@ -95,8 +105,6 @@ def make_environment(peer: str, root: Path, requirements: Sequence[str]) -> Envi
     except PeerError:
         shutil.rmtree(environment.folder, ignore_errors=True)
         raise
-    environment.marker.write_text(wanted)
-    return environment
 
 
 def _pip(environment: Environment, verb: str, *arguments: str) -> list[str | Path]:
