@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +33,21 @@ def block_linears(model) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith("model.layers.")]
 
 
-def score_ours(task: Path, split: str, folder: Path, tokens: int, *, extra: bool = False) -> Values:
-    """Value with models/probe.py: both axes, one direction, or two of them.
+def score_ours(
+    task: Path, split: str, folder: Path, tokens: int, *, axes: Sequence[str] = ("context", "target"), extra: bool = False
+) -> Values:
+    """Value with models/probe.py.
 
     Args:
         task: folder of the task.
         split: which documents.
         folder: for files; not used.
         tokens: padded tokens per batch.
+        axes: which axes to read.
         extra: value a second direction, too (random; it stands for stability), whose values are dropped.
 
     Returns:
-        both axes.
+        the axes asked for.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -62,14 +65,15 @@ def score_ours(task: Path, split: str, folder: Path, tokens: int, *, extra: bool
     if extra:
         directions["second"] = {name: torch.randn_like(gradient) for name, gradient in mean.items()}
     scaled = scale_directions(model, directions)
-    values = {"context": empty_values(documents), "target": empty_values(documents)}
+    values = {axis: empty_values(documents) for axis in axes}
     for rows in plan_batches([(str(i), len(d.input_ids)) for i, d in enumerate(documents)], tokens):
         chosen = [int(row) for row in rows]
-        result = probe(model, collate([documents[i].input_ids for i in chosen], [documents[i].response for i in chosen]), scaled)
-        for row, i in enumerate(chosen):
-            length = len(documents[i].input_ids)
-            values["context"][i, : length - 1] = result.context_BT["validation"][row, : length - 1].numpy()
-            values["target"][i, :length] = result.target_BT["validation"][row, :length].numpy()
+        batch = collate([documents[i].input_ids for i in chosen], [documents[i].response for i in chosen])
+        result = probe(model, batch, scaled, axes=axes)
+        for axis, by_direction in (("context", result.context_BT), ("target", result.target_BT)):
+            for row, i in enumerate(chosen if axis in axes else []):
+                length = len(documents[i].input_ids) - (axis == "context")  # the last token has no later loss, and peers have no row
+                values[axis][i, :length] = by_direction["validation"][row, :length].numpy()
     return values
 
 
@@ -194,8 +198,9 @@ def _kronfluence_task(tracked: list[str]):
 
 
 TOOLS: dict[str, Callable[..., Values]] = {
-    "ours": score_ours,
-    "ours-two": lambda *args: score_ours(*args, extra=True),
+    "ours": lambda *args: score_ours(*args, axes=("context",)),
+    "ours-target": lambda *args: score_ours(*args, axes=("target",)),
+    "ours-all": lambda *args: score_ours(*args, extra=True),
     "bergson": score_bergson,
     "bergson-output": lambda *args: score_bergson(*args, influence="output"),
     "kronfluence": score_kronfluence,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bench.peer_child import _padded, block_linears, measure, score_ours
+from bench.peer_child import TOOLS, _padded, block_linears, measure
 from bench.peer_environments import PeerError, make_environment, run
 from bench.peer_task import IGNORED, TaskSizes, empty_values, read_documents, write_task
 from bench.peers import Case, Measured, agreement, main, ranks, table
@@ -78,10 +78,10 @@ def slow(task):
 
 
 @pytest.mark.parametrize("tokens", [8, 64])
-@pytest.mark.parametrize("extra", [False, True])
-def test_our_values_equal_the_slow_loop_at_the_scope_of_the_peers(task, slow, tmp_path, tokens, extra):
-    values = score_ours(task, "train", tmp_path, tokens, extra=extra)
-    assert set(values) == {"context", "target"}
+@pytest.mark.parametrize(("tool", "axes"), [("ours", {"context"}), ("ours-target", {"target"}), ("ours-all", {"context", "target"})])
+def test_our_values_equal_the_slow_loop_at_the_scope_of_the_peers(task, slow, tmp_path, tokens, tool, axes):
+    values = TOOLS[tool](task, "train", tmp_path, tokens)
+    assert set(values) == axes
     for axis, table_ in values.items():
         gap, spearman = agreement(table_, slow[axis])
         assert gap < 1e-4, axis
@@ -121,10 +121,21 @@ def test_the_timed_run_follows_a_warm_up_and_its_peak_is_its_own(task, tmp_path)
 
 def test_a_case_that_failed_has_no_row_and_medians_are_taken(slow):
     reports = [{"seconds": s, "cpu_seconds": s, "peak_bytes": 5e6} for s in (9.0, 2.0, 4.0)]
-    cases = [Case("ours", "ours", "both"), Case("bergson", "bergson", "context")]
-    lines = table(cases, {("ours", 64): Measured(reports, slow), ("ours", 128): Measured(reports, slow),
-                          ("bergson", 128): Measured(reports, {"context": slow["context"]})}, 100)  # fmt: skip
-    assert [line.split(" | ")[:2] for line in lines[2:]] == [["| 64", "ours"], ["| 128", "ours"], ["| 128", "bergson"]]
+    cases = [Case("ours", "ours", "context"), Case("ours-target", "ours", "target"), Case("bergson", "bergson", "context")]
+    context, target = ({axis: slow[axis]} for axis in ("context", "target"))
+    measured = {
+        ("ours", 64): context,
+        ("ours-target", 64): target,
+        ("ours", 128): context,
+        ("ours-target", 128): target,
+        ("bergson", 128): context,
+    }
+    lines = table(cases, {key: Measured(reports, values) for key, values in measured.items()}, 100)
+    named = [line.split(" | ")[:3] for line in lines[2:]]
+    assert named == [
+        ["| 64", "ours", "context"], ["| 64", "ours", "target"],
+        ["| 128", "ours", "context"], ["| 128", "ours", "target"], ["| 128", "bergson", "context"],
+    ]  # fmt: skip
     assert all("| 4.00 | 25 |" in line and line.endswith("| 5 |") for line in lines[2:])
 
 
@@ -144,11 +155,13 @@ def test_a_peer_that_cannot_be_had_is_told_and_the_table_goes_on_without_it(tmp_
     assert "kronfluence left out, its environment cannot be made: `" in told
     assert "install" in told
     rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| 256 ")]
-    assert [row[1:5] for row in rows] == [
-        ["ours", "context and target, 1 direction", "0.0e+00", "1.0000000"],
-        ["ours", "context and target, 2 directions", *rows[1][3:5]],
+    assert [row[1:3] for row in rows] == [
+        ["ours", "context, 1 direction"],
+        ["ours", "target, 1 direction"],
+        ["ours", "context and target, 2 directions"],
     ]
-    assert float(rows[1][3]) < 1e-5
+    assert [row[3] for row in rows[:2]] == ["0.0e+00"] * 2  # what the others are compared with
+    assert float(rows[2][3]) < 1e-5
 
 
 def test_a_complete_environment_of_the_same_requirements_is_taken_as_it_is(tmp_path):
