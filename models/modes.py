@@ -47,11 +47,17 @@ def checkpointed(model: nn.Module, wanted: bool) -> Generator[None]:
             f"{type(model).__name__} has no layers with activation checkpointing; set scoring.activation_checkpointing to false"
         )
     try:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        _switch(model, "enable", {"use_reentrant": False})
         for layer in layers:
             layer.training = True  # what the wrapper around a layer asks for; the modules inside stay in eval mode
         yield
     finally:
         for layer in layers:
             layer.training = False
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+        _switch(model, "disable")
+
+
+def _switch(model: nn.Module, to: str, *settings: dict[str, bool]) -> None:
+    """Call the method of transformers under its present name, or under the one before 5.20."""
+    present = getattr(model, f"activation_checkpointing_{to}", None) or getattr(model, f"gradient_checkpointing_{to}")
+    present(*settings)
