@@ -91,3 +91,29 @@ def _factors(tensor_OI: Tensor, rank: int, energy: float, seed: int) -> Directio
     num = min(rank, 1 + int((shares_W < energy).sum()))
     root_R = sizes_W[:num].sqrt()
     return LowRank(basis_OW @ left_WW[:, :num] * root_R * size, (right_WI[:num].mT * root_R).contiguous())
+
+
+_LEFT, _RIGHT = "|left", "|right"
+"""Suffixes of factors in a file; no parameter's name has them."""
+
+
+def flatten(direction: Direction) -> dict[str, Tensor]:
+    """Write a direction as plain tensors, for a file: factors under the parameter's name with a suffix."""
+    flat: dict[str, Tensor] = {}
+    for name, tensor in direction.items():
+        if isinstance(tensor, LowRank):
+            flat |= {name + _LEFT: tensor.left_OR, name + _RIGHT: tensor.right_IR}
+        else:
+            flat[name] = tensor
+    return flat
+
+
+def unflatten(flat: Mapping[str, Tensor]) -> dict[str, DirectionTensor]:
+    """Read what `flatten` wrote, and dense directions as they are."""
+    direction: dict[str, DirectionTensor] = {}
+    for name, tensor in flat.items():
+        if name.endswith(_LEFT):
+            direction[name.removesuffix(_LEFT)] = LowRank(tensor, flat[name.removesuffix(_LEFT) + _RIGHT])
+        elif not name.endswith(_RIGHT):
+            direction[name] = tensor
+    return direction

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 1}
+CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 2, "low_rank": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
 
 
