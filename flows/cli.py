@@ -111,6 +111,24 @@ def run(
     _train(config, set_ or [], None)
 
 
+@app.command()
+def selftest(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
+    """Check the engine on your model, dtype and directions: exact, batched, low-rank, half precision; status 1 where it fails."""
+    from flows.self_test import self_test
+    from reports.terminal import print_rows
+
+    checks = self_test(str(config), list(set_ or []))
+    told = [
+        (c.name, f"{c.measure} {c.value:.3g}" + (f", limit {c.limit:g}: {'passed' if c.passed else 'FAILED'}" if c.limit > 0 else ""))
+        for c in checks
+    ]
+    print_rows(told)
+    failed = [c for c in checks if not c.passed]
+    typer.echo(f"{len(failed)} of {len(checks)} checks failed: do not trust these values" if failed else "all checks passed")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _value(config: Path, overrides: list[str], refresh_scoring: bool) -> None:
     from flows.value_tokens import value_tokens
     from reports.terminal import print_rows, rows

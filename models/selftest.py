@@ -189,3 +189,13 @@ def top_half_agreement(a: Tensor, b: Tensor) -> float:
     num = max(1, len(a) // 2)
     first, second = (set(torch.argsort(x, descending=True, stable=True)[:num].tolist()) for x in (a, b))
     return len(first & second) / num
+
+
+def half_against_full(
+    full: nn.Module, half: nn.Module, directions: Mapping[str, Direction], sequences: Sequences, min_spearman: float
+) -> list[Check]:
+    """Compare the values of a model in half precision with those of the same model in float32."""
+    batch = collate([s[0] for s in sequences], [s[1] for s in sequences]).to(next(full.parameters()).device)
+    exact, rounded = probe(full, batch, directions), probe(half, batch, directions)
+    what = f"{str(next(half.parameters()).dtype).removeprefix('torch.')} against float32"
+    return [c for name in directions for c in agreement(exact, rounded, sequences, name, what=what, min_spearman=min_spearman)]

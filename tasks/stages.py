@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 from prefect import task
@@ -22,12 +22,15 @@ from models import chat
 from models.files import tokenizer_files
 from models.turns import RejectedExample
 from models.vocabulary import token_texts
-from tasks import directions, identities, scoring, training
+from tasks import directions, identities, scoring, selftest, training
 from tasks.progress import Progress
 from tasks.runs import Run
 from warehouse import policies, write
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.release import write_release
+
+if TYPE_CHECKING:
+    from models.selftest import Check
 
 logger = logging.getLogger("alphatoken")
 
@@ -175,6 +178,13 @@ def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenizati
         validation_id = setup.described["validation_snapshot"]
         write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id, validation_id=validation_id)
     return counts
+
+
+@once
+def check_engine(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenization_id: str) -> "list[Check]":
+    """Check the engine on the model, dtype, directions and sequences of a configuration."""
+    with run.open() as warehouse, Progress() as progress:
+        return selftest.selftest(warehouse, run, setup, snapshot_id, tokenization_id, progress.steps)
 
 
 class _ProgressArtifact:
