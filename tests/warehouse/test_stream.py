@@ -248,7 +248,7 @@ def test_flags_that_do_not_fit_the_response_are_refused(tmp_path, keep):
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"rank": 2, "world_size": 2}, {"rank": -1}, {"seed": -1}, {"seed": 2**64}])
 def test_numbers_out_of_range_are_refused(con, arguments):
-    with pytest.raises(ValueError, match="stream: batch_size"):
+    with pytest.raises(ValueError, match="stream: "):
         make(con, **arguments)
 
 
