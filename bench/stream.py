@@ -21,6 +21,7 @@ from warehouse.release import current_release, write_release
 from warehouse.stream import Cursor, open_stream
 
 MASK = "mask"
+START = Cursor(0, 0)
 
 
 def build(folder: Path, num_sequences: int, length: int) -> None:
@@ -94,7 +95,7 @@ def _polars_rows(folder: Path, num_sequences: int, batch_size: int) -> Iterator[
         yield len(frame[order[begin : begin + batch_size]])
 
 
-def _stream(folder: Path, cursor: Cursor = Cursor(0, 0), **settings: int) -> Iterator[int]:
+def _stream(folder: Path, cursor: Cursor = START, **settings: int) -> Iterator[int]:
     for batch, _ in open_stream(folder, seed=0, **settings).batches(cursor, epochs=1):
         yield len(batch.input_ids)
 

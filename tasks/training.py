@@ -65,7 +65,12 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
             return TrainingReceipt(plan.training_id, policy, str(plan.done), False, dict(metrics))
         settings = run.config.training
         stream = MaskedStream(
-            con, plan.mask_id, batch_size=settings.batch_size, bucket_window=settings.bucket_window, seed=settings.seed, release_folder=release.folder
+            con,
+            plan.mask_id,
+            batch_size=settings.batch_size,
+            bucket_window=settings.bucket_window,
+            seed=settings.seed,
+            release_folder=release.folder,
         )
         checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
         note_training(run, plan, policy, release, checkpoint, metrics_at)

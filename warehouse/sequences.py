@@ -107,7 +107,12 @@ def _write(sequences: Sequences, folder: Path) -> None:
         with pa.OSFile(str(partial / "sequence_ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
-        about = {"version": _VERSION, "sizes": sizes, "sources": sequences.sources, "num_supervised_tokens": sequences.num_supervised_tokens}
+        about = {
+            "version": _VERSION,
+            "sizes": sizes,
+            "sources": sequences.sources,
+            "num_supervised_tokens": sequences.num_supervised_tokens,
+        }
         (partial / "manifest.json").write_text(json.dumps(about))
         partial.rename(folder)
     except BaseException:
@@ -135,7 +140,7 @@ def _query(con: duckdb.DuckDBPyConnection, name: str, mask_id: str) -> Any:
     return con.sql(sql.load(name), params={"mask_id": mask_id})
 
 
-def _check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
+def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
     """Refuse a mask that is unknown, or that leaves a sequence of its snapshot undecided.
 
     Raises:
@@ -156,10 +161,13 @@ def _check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
 def _read(con: duckdb.DuckDBPyConnection, mask_id: str) -> Sequences:
     """Read a mask's sequences from the database, a row group at a time, into arrays of the size they will have.
 
+    Returns:
+        the sequences, in memory.
+
     Raises:
         ValueError: the mask is unknown, has no sequences or does not decide on all of them.
     """
-    _check_mask(con, mask_id)
+    check_mask(con, mask_id)
     num_sequences, num_tokens = _query(con, "stream/count_tokens", mask_id).fetchall()[0]
     if num_sequences == 0:
         raise ValueError(f"mask {mask_id}: its snapshot has no sequences; see the view rejected_rows for the reasons")

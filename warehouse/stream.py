@@ -228,6 +228,9 @@ def open_stream(
 def policy_mask(release: Queries, policy: str) -> str:
     """Find the mask of a policy in a release.
 
+    Returns:
+        mask_id.
+
     Raises:
         ValueError: there is none.
     """

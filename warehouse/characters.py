@@ -1,0 +1,152 @@
+"""Which characters of a response its kept tokens are: exact, or refused.
+
+A vocabulary's texts alone do not tell: tokenizers drop white space, put dummy spaces in, and split characters into bytes. So the pieces of
+a response are joined as bytes and must give the very text; where a tokenizer's pieces do not (it splits at white space, or has no piece for
+a character), the text is encoded again, must give the very ids, and the tokenizer's offsets count.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+
+class CharactersError(ValueError):
+    """The characters behind some tokens cannot be told exactly."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An assistant turn in characters.
+
+    Attributes:
+        text: what the assistant says, without the end-of-turn token: the example's own text where the tokens give it, else what they spell.
+        kept_spans: [start, end) of every maximal run of kept characters. A character is kept when all tokens that make it are kept; one
+            that no token makes (white space that a tokenizer drops) goes with the character behind it.
+        is_own_text: whether `text` is the example's own, character for character.
+    """
+
+    text: str
+    kept_spans: list[tuple[int, int]]
+    is_own_text: bool
+
+
+class Characters:
+    """Finds the characters of tokens, with the tokenizer that made them."""
+
+    def __init__(self, tokenizer_json: Path) -> None:
+        """Load a tokenizer; neither transformers nor torch is needed.
+
+        Args:
+            tokenizer_json: the `tokenizer.json` of the model's folder.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        if not tokenizer_json.is_file():
+            raise FileNotFoundError(
+                f"{tokenizer_json} does not exist: the characters of tokens are known to the tokenizer alone. Bring the reference model's folder "
+                "back, or export --format parquet, which has no characters"
+            )
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        self._tokenizer.no_truncation()
+        self._decoder = json.dumps(json.loads(self._tokenizer.to_str())["decoder"], ensure_ascii=False)
+        self._added = {i: token.content.encode() for i, token in self._tokenizer.get_added_tokens_decoder().items()}
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level vocabularies write as themselves
+        hidden = [byte for byte in range(256) if byte not in shown]
+        self._bytes_of = {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
+        self._pieces: dict[int, bytes] = {}
+
+    def turn(self, token_ids: Sequence[int], keep: Sequence[bool], own: str | None, is_cut: bool) -> Turn:
+        """Find the kept characters of a turn.
+
+        Args:
+            token_ids: its tokens, without the end-of-turn token.
+            keep: whether each is kept.
+            own: the text that the example has for this turn; None where it has none.
+            is_cut: whether the end of the turn may have been cut off.
+
+        Returns:
+            the turn.
+
+        Raises:
+            CharactersError: neither the pieces nor the offsets of the tokens give a text that is known to be theirs.
+        """
+        if own is not None and (found := self._own(list(token_ids), list(keep), own, is_cut)) is not None:
+            return found
+        pieces = [self._piece(token_id) for token_id in token_ids]
+        text = b"".join(pieces).decode(errors="ignore" if is_cut else "surrogateescape")  # a cut may go through a character
+        decoded = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        if text not in {spelt := decoded.rstrip("\ufffd") if is_cut else decoded, f" {spelt}"}:  # sentencepiece strips a first space
+            raise CharactersError(
+                f"the tokenizer does not spell {text[:60]!r} as the tokens it was made of, so the characters that are kept are not known exactly; "
+                "is it another tokenizer than the data were tokenized with? Otherwise export --format parquet, which has no characters"
+            )
+        return Turn(text, _spans(text, _by_bytes(pieces, 0, text), keep), False)
+
+    def _own(self, token_ids: list[int], keep: list[bool], own: str, is_cut: bool) -> Turn | None:
+        """Find the kept characters of the example's own text; None where the tokens are not that text's."""
+        if is_cut:  # what was cut off goes back on, as tokens that are not kept
+            whole = self._tokenizer.encode(own, add_special_tokens=False).ids
+            if whole[: len(token_ids)] == token_ids:
+                token_ids, keep = whole, keep + [False] * (len(whole) - len(keep))
+        pieces = [self._piece(token_id) for token_id in token_ids]
+        for dummy in (b"", b" "):  # sentencepiece puts a space before a text
+            if b"".join(pieces) == dummy + own.encode():
+                return Turn(own, _spans(own, _by_bytes(pieces, len(dummy), own), keep), True)
+        encoding = self._tokenizer.encode(own, add_special_tokens=False)
+        if encoding.ids != token_ids:
+            return None
+        made = [_visible(offset, piece, own) for offset, piece in zip(encoding.offsets, pieces, strict=True)]
+        return Turn(own, _spans(own, made, keep), True)
+
+    def _piece(self, token_id: int) -> bytes:
+        """Give the bytes that a token stands for."""
+        if token_id not in self._pieces:
+            token = self._tokenizer.id_to_token(token_id) or ""
+            if token_id in self._added:
+                piece = self._added[token_id]
+            elif "ByteLevel" in self._decoder and all(char in self._bytes_of for char in token):
+                piece = bytes(self._bytes_of[char] for char in token)
+            elif "ByteFallback" in self._decoder and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+                piece = bytes.fromhex(token[3:5])
+            else:
+                piece = (token.replace("▁", " ") if "▁" in self._decoder else token).encode()
+            self._pieces[token_id] = piece
+        return self._pieces[token_id]
+
+
+def _visible(offset: tuple[int, int], piece: bytes, text: str) -> tuple[int, int]:
+    """Give the characters of a token by its offset; a dummy space, which offsets lay on the character behind it, makes none."""
+    start, end = offset
+    return (start, start) if not piece.strip() and text[start:end].strip() else (start, end)
+
+
+def _by_bytes(pieces: Sequence[bytes], skipped: int, text: str) -> list[tuple[int, int]]:
+    """Find which characters each piece makes, wholly or in part, where the joined pieces are the text after `skipped` bytes."""
+    sizes = [len(char.encode(errors="surrogateescape")) for char in text]
+    char_of: NDArray[np.int64] = np.append(np.repeat(np.arange(len(text)), sizes), len(text))
+    ends = np.cumsum([len(piece) for piece in pieces]) - skipped
+    made = []
+    for piece, end in zip(pieces, ends.tolist(), strict=True):
+        begin, end = max(0, end - len(piece)), min(max(0, end), len(char_of) - 1)
+        made.append((int(char_of[begin]), int(char_of[end - 1]) + 1) if begin < end else (0, 0))
+    return made
+
+
+def _spans(text: str, made: Iterable[tuple[int, int]], keep: Sequence[bool]) -> list[tuple[int, int]]:
+    """Join the kept characters to spans: those that some token makes and no dropped token helps to make."""
+    is_made, is_dropped = np.zeros(len(text) + 1, np.bool_), np.zeros(len(text) + 1, np.bool_)
+    for (start, end), kept in zip(made, keep, strict=True):
+        is_made[start:end] = True
+        is_dropped[start:end] |= not kept
+    kept_chars = is_made & ~is_dropped
+    for place in np.flatnonzero(~is_made[:-1])[::-1]:  # from behind: a stretch that no token makes goes with what is behind it
+        kept_chars[place] = kept_chars[place + 1]
+    borders = np.flatnonzero(np.diff(np.concatenate([[False], kept_chars[:-1], [False]]).astype(np.int8)))
+    return list(zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True))
