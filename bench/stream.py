@@ -18,10 +18,9 @@ import pyarrow as pa
 
 from warehouse.connect import Warehouse
 from warehouse.release import current_release, write_release
-from warehouse.stream import Cursor, open_stream
+from warehouse.stream import START, Cursor, open_stream
 
 MASK = "mask"
-START = Cursor(0, 0)
 
 
 def build(folder: Path, num_sequences: int, length: int) -> None:

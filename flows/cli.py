@@ -168,7 +168,6 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")] = False,
 ) -> None:
     """Write a mask of the current release, with its sequences, for another trainer."""
-    from tasks import identities
     from tasks.settings import load
     from tasks.training_plan import current_mask
     from warehouse.export import export as write
@@ -177,11 +176,19 @@ def export(
 
     loaded = load(config, set_ or [])
     name = policy or loaded.training.policy
-    tokenizer = identities.reference_folder(loaded, download=False) / "tokenizer.json" if form == "jsonl" else None
     with opened(loaded.warehouse_folder) as (con, release):
         queries = Queries(con)
         mask_id = current_mask(loaded, dict(queries.run("release/pointers").fetchall()), name)
-        done = write(queries, release, mask_id, name, form, out, tokenizer_json=tokenizer, overwrite=overwrite)
+        done = write(
+            queries,
+            release,
+            mask_id,
+            name,
+            form,
+            out,
+            tokenizer=_tokenizer(queries, loaded) if form == "jsonl" else None,
+            overwrite=overwrite,
+        )
     counts = done.manifest["counts"]
     left_out = f", {counts['num_rows_left_out']} without a kept token left out" if counts["num_rows_left_out"] else ""
     typer.echo(
@@ -217,6 +224,15 @@ def demo(
     from flows.demo import run_demo
 
     run_demo(folder)
+
+
+def _tokenizer(queries: Any, config: Any) -> Any:
+    """Find the tokenizer of the reference model."""
+    from tasks import identities
+    from warehouse.export import Tokenizer
+
+    folder = identities.reference_folder(config, download=False)
+    return Tokenizer(folder / "tokenizer.json", identities.tokenization(queries, config).tokenizer_digest)
 
 
 def _warehouse_here() -> Path:

@@ -55,7 +55,10 @@ class Characters:
             )
         self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self._tokenizer.no_truncation()
-        self._decoder = json.dumps(json.loads(self._tokenizer.to_str())["decoder"], ensure_ascii=False)
+        described = json.loads(self._tokenizer.to_str())
+        self._decoder = json.dumps(described["decoder"], ensure_ascii=False)
+        named = self._tokenizer.token_to_id(described["model"].get("unk_token") or "")
+        self._unknown = described["model"].get("unk_id") if named is None else named
         self._added = {i: token.content.encode() for i, token in self._tokenizer.get_added_tokens_decoder().items()}
         shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that byte-level vocabularies write as themselves
         hidden = [byte for byte in range(256) if byte not in shown]
@@ -82,10 +85,11 @@ class Characters:
         pieces = [self._piece(token_id) for token_id in token_ids]
         text = b"".join(pieces).decode(errors="ignore" if is_cut else "surrogateescape")  # a cut may go through a character
         decoded = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        if text not in {spelt := decoded.rstrip("\ufffd") if is_cut else decoded, f" {spelt}"}:  # sentencepiece strips a first space
+        spelt = decoded.rstrip("\ufffd") if is_cut else decoded
+        if self._unknown in token_ids or text not in {spelt, f" {spelt}"}:  # sentencepiece strips a first space
             raise CharactersError(
                 f"the tokenizer does not spell {text[:60]!r} as the tokens it was made of, so the characters that are kept are not known exactly; "
-                "is it another tokenizer than the data were tokenized with? Otherwise export --format parquet, which has no characters"
+                "export --format parquet, which has no characters"
             )
         return Turn(text, _spans(text, _by_bytes(pieces, 0, text), keep), False)
 

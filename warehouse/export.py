@@ -33,8 +33,21 @@ class Export:
     manifest: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer on disk.
+
+    Attributes:
+        file: its tokenizer.json.
+        digest: identity of it, as a tokenization notes it.
+    """
+
+    file: Path
+    digest: str
+
+
 def export(
-    queries: Queries, release: Release, mask_id: str, policy: str, form: str, out: Path, *, tokenizer_json: Path | None, overwrite: bool
+    queries: Queries, release: Release, mask_id: str, policy: str, form: str, out: Path, *, tokenizer: Tokenizer | None, overwrite: bool
 ) -> Export:
     """Write a mask and its sequences in the form that another trainer reads.
 
@@ -45,7 +58,7 @@ def export(
         policy: the policy whose mask it is, for the manifest.
         form: one of `formats.FORMATS`.
         out: the folder to write; missing or empty, or an export to be replaced.
-        tokenizer_json: the tokenizer's file; needed by jsonl alone.
+        tokenizer: where the tokenizer lies; needed by jsonl alone.
         overwrite: whether an export at `out` is replaced.
 
     Returns:
@@ -60,10 +73,7 @@ def export(
     check_mask(queries.con, mask_id)
     expected = _expected(queries, mask_id, form)
     chosen = FORMATS[form]
-    characters = None
-    if form == "jsonl":
-        assert tokenizer_json is not None, "jsonl needs the tokenizer"
-        characters = Characters(tokenizer_json)
+    characters = _characters(queries, mask_id, tokenizer) if form == "jsonl" else None
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir()
@@ -79,6 +89,31 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return Export(out, manifest)
+
+
+def _characters(queries: Queries, mask_id: str, tokenizer: Tokenizer | None) -> Characters:
+    """Load the tokenizer that the mask's sequences were made with.
+
+    Returns:
+        the finder of characters.
+
+    Raises:
+        FileNotFoundError: its file is not there.
+        ValueError: it is another one.
+    """
+    assert tokenizer is not None, "jsonl needs the tokenizer"
+    characters = Characters(tokenizer.file)
+    made_with = _lineage(queries, mask_id)["tokenizer_digest"]
+    if tokenizer.digest != made_with:
+        raise ValueError(
+            f"{tokenizer.file.parent} holds tokenizer {tokenizer.digest}, the release was made with {made_with}: its characters would be others; "
+            "run `alphatoken value`, or bring the old files back"
+        )
+    return characters
+
+
+def _lineage(queries: Queries, mask_id: str) -> dict[str, Any]:
+    return queries.frame("export/lineage", mask_id=mask_id).row(0, named=True)
 
 
 def _require_free(out: Path, overwrite: bool) -> bool:
@@ -139,9 +174,8 @@ def _require_equal(written: Written, expected: dict[str, int], form: str) -> Non
 def _manifest(
     queries: Queries, release: Release, mask_id: str, policy: str, form: str, written: Written, expected: dict[str, int], file: Path
 ) -> dict[str, Any]:
-    row = queries.one("export/lineage", mask_id=mask_id)
-    assert row is not None, "the mask was there a moment ago"
-    settings, scoring_id, snapshot_id, tokenization_id, tokenizer_digest = row
+    lineage = _lineage(queries, mask_id)
+    settings = lineage.pop("settings")
     return {
         "alphatoken_export": _VERSION,
         "format": form,
@@ -149,10 +183,7 @@ def _manifest(
         "mask_id": mask_id,
         "policy": policy,
         "policy_settings": json.loads(settings) if settings else None,
-        "snapshot_id": snapshot_id,
-        "scoring_id": scoring_id,
-        "tokenization_id": tokenization_id,
-        "tokenizer_digest": tokenizer_digest,
+        **lineage,
         "counts": {"num_examples": expected["num_examples"], "num_sequences": expected["num_sequences"], **asdict(written)},
         "files": {file.name: {"num_bytes": file.stat().st_size, "sha256": _sha256(file)}},
         "reading": FORMATS[form].reading,

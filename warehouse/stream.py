@@ -50,6 +50,9 @@ class Cursor:
     batch: int
 
 
+START = Cursor(0, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class MaskedBatch:
     """Padded sequences with the labels that the mask leaves. The arrays are made for this batch and belong to the consumer.
@@ -146,7 +149,7 @@ class MaskedStream:
         """Add up the tokens with a loss of an epoch over all ranks."""
         return int(self._data.num_supervised[self._data.entries[self._plan(epoch).order]].sum())
 
-    def batches(self, cursor: Cursor = Cursor(0, 0), epochs: int | None = None) -> Iterator[tuple[MaskedBatch, Cursor]]:
+    def batches(self, cursor: Cursor = START, epochs: int | None = None) -> Iterator[tuple[MaskedBatch, Cursor]]:
         """Deliver batches from a cursor on; the same cursor always gives the same next batches, at no cost.
 
         Args:

@@ -17,4 +17,5 @@ FROM (
     WHERE masks.mask_id = $mask_id AND links.branch IN ('chosen', 'rejected')
 )
 GROUP BY example_id
+HAVING count(token_ids) > 0
 ORDER BY example_id
