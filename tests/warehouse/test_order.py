@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_cuts_are_greedy(lengths, window, budget):
     cuts = _cut(np.array(lengths, dtype=np.int64), window, budget).tolist()
     assert cuts[0] == 0
     assert cuts[-1] == len(lengths)
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         assert begin < end
         assert begin // window == (end - 1) // window
         at_a_border = end == len(lengths) or end % window == 0
@@ -127,9 +128,9 @@ def test_a_bucket_holds_the_sequences_of_its_window_and_its_batches_do_not_overl
     for begin in range(0, num_bucketed, window):
         end = min(begin + window, num_bucketed)
         assert sorted(plan.order[begin:end]) == sorted(plain[begin:end])
-        inside = [(int(a), int(b)) for a, b in zip(plan.cuts, plan.cuts[1:], strict=False) if begin <= a < end]
+        inside = [(int(a), int(b)) for a, b in pairwise(plan.cuts) if begin <= a < end]
         ranges = sorted((case.lengths[plan.order[a:b]].min(), case.lengths[plan.order[a:b]].max()) for a, b in inside)
-        assert all(one[1] <= other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+        assert all(one[1] <= other[0] for one, other in pairwise(ranges))
 
 
 def test_buckets_save_padding_and_shuffle_their_batches():

@@ -35,26 +35,30 @@ def test_rows_are_those_of_the_stream(con, rank):
 
 
 def test_a_state_goes_on_behind_the_last_row_and_produces_no_row_before(con, monkeypatch):
-    expected = rows_of(make(con), epochs=2)
+    made = []
+    original = MaskedStream._batch
+
+    def counted(self, rows):
+        made.append(len(rows))
+        return original(self, rows)
+
+    monkeypatch.setattr(MaskedStream, "_batch", counted)
+    stream = make(con)
+    expected = rows_of(stream, epochs=2)
     for number in (0, 1, 4, 5, 6, len(expected) // 2, len(expected) // 2 + 1, len(expected) - 1, len(expected)):
-        dataset = as_dataset(make(con), epochs=2)
+        dataset = as_dataset(stream, epochs=2)
         assert list(islice(dataset, number)) == expected[:number]
-        state = dataset.state_dict()
-        again = as_dataset(make(con), epochs=2)
-        again.load_state_dict(state)
-        made = []
-        original = MaskedStream._batch
-        monkeypatch.setattr(MaskedStream, "_batch", lambda self, rows: made.append(len(rows)) or original(self, rows))
+        again = as_dataset(stream, epochs=2)
+        again.load_state_dict(dataset.state_dict())
+        made.clear()
         assert list(again) == expected[number:]
-        monkeypatch.undo()
         assert sum(made) <= len(expected) - number + 4  # the rest of its batch of five, and nothing earlier
 
 
 def test_a_state_of_another_stream_is_refused(con):
-    state = as_dataset(make(con)).state_dict()
     other = as_dataset(make(con, seed=8))
+    other.load_state_dict(as_dataset(make(con)).state_dict())
     with pytest.raises(ValueError, match="resume with the same mask, seed"):
-        other.load_state_dict(state)
         next(iter(other))
 
 
