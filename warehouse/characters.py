@@ -1,13 +1,14 @@
 """Which characters of a response its kept tokens are: exact, or refused.
 
-A vocabulary's texts alone do not tell: tokenizers drop white space, put dummy spaces in, and split characters into bytes. So the pieces of
-a response are joined as bytes and must give the very text; where a tokenizer's pieces do not (it splits at white space, or has no piece for
-a character), the text is encoded again, must give the very ids, and the tokenizer's offsets count.
+A vocabulary's texts alone do not tell: tokenizers drop white space and characters they do not know, put dummy spaces in, and split
+characters into bytes. So the pieces of a response are joined as bytes and must give the very text; where they do not, the text is encoded
+again, must give the very ids, and the tokenizer's offsets count. The turns of a chat may say more or less than the message they come from
+(a template adds marks, strips space, leaves reasoning out): there the pieces must be what the tokenizer decodes, and hold the message's text.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Characters:
         hidden = [byte for byte in range(256) if byte not in shown]
         self._bytes_of = {chr(byte): byte for byte in shown} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
         self._pieces: dict[int, bytes] = {}
+        self._characters: set[str] = set()
 
     def turn(self, token_ids: Sequence[int], keep: Sequence[bool], own: str | None, is_cut: bool) -> Turn:
         """Find the kept characters of a turn.
@@ -80,18 +82,26 @@ class Characters:
         Raises:
             CharactersError: neither the pieces nor the offsets of the tokens give a text that is known to be theirs.
         """
-        if own is not None and (found := self._own(list(token_ids), list(keep), own, is_cut)) is not None:
+        if own and (found := self._own(list(token_ids), list(keep), own, is_cut)) is not None:
             return found
         pieces = [self._piece(token_id) for token_id in token_ids]
         text = b"".join(pieces).decode(errors="ignore" if is_cut else "surrogateescape")  # a cut may go through a character
         decoded = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         spelt = decoded.rstrip("\ufffd") if is_cut else decoded
-        if self._unknown in token_ids or text not in {spelt, f" {spelt}"}:  # sentencepiece strips a first space
-            raise CharactersError(
-                f"the tokenizer does not spell {text[:60]!r} as the tokens it was made of, so the characters that are kept are not known exactly; "
-                "export --format parquet, which has no characters"
-            )
-        return Turn(text, _spans(text, _by_bytes(pieces, 0, text), keep), False)
+        if self._unknown not in token_ids and text in {spelt, f" {spelt}"}:  # sentencepiece strips a first space
+            kept = _kept(text, _by_bytes(pieces, 0, text), keep)
+            if not own or not own.strip():
+                return Turn(text, _spans(*kept), False)
+            if (places := self._places(text, own, is_cut)) is not None:
+                is_made, is_kept = np.ones(len(own), np.bool_), np.zeros(len(own), np.bool_)
+                known = places >= 0
+                is_made[places[known].min() : places[known].max()] = False  # what is left between the tokens, not what a template left out
+                is_made[places[known]], is_kept[places[known]] = True, kept[1][known]
+                return Turn(own, _spans(is_made, is_kept), True)
+        raise CharactersError(
+            f"the tokens spell {text[:60]!r}, which is not the example's text as this tokenizer reads it, so the characters that are kept are "
+            "not known exactly; export --format parquet, which has no characters"
+        )
 
     def _own(self, token_ids: list[int], keep: list[bool], own: str, is_cut: bool) -> Turn | None:
         """Find the kept characters of the example's own text; None where the tokens are not that text's."""
@@ -100,19 +110,67 @@ class Characters:
             if whole[: len(token_ids)] == token_ids:
                 token_ids, keep = whole, keep + [False] * (len(whole) - len(keep))
         pieces = [self._piece(token_id) for token_id in token_ids]
-        for dummy in (b"", b" "):  # sentencepiece puts a space before a text
-            if b"".join(pieces) == dummy + own.encode():
-                return Turn(own, _spans(own, _by_bytes(pieces, len(dummy), own), keep), True)
+        raw = b"".join(pieces)
+        for places in self._readings(own):
+            text = "".join(own[place] for place in places)
+            for dummy in (b"", b" "):  # sentencepiece puts a space before a text
+                spelt = dummy + text.encode()
+                if raw == spelt or (is_cut and spelt.startswith(raw)):
+                    made = _by_bytes(pieces, len(dummy), text)
+                    return Turn(
+                        own, _spans(*_kept(own, [(places[a], places[b - 1] + 1) if a < b else (0, 0) for a, b in made], keep)), True
+                    )
         encoding = self._tokenizer.encode(own, add_special_tokens=False)
         if encoding.ids != token_ids:
             return None
         made = [_visible(offset, piece, own) for offset, piece in zip(encoding.offsets, pieces, strict=True)]
-        return Turn(own, _spans(own, made, keep), True)
+        return Turn(own, _spans(*_kept(own, made, keep)), True)
+
+    def _readings(self, own: str) -> Iterator[Sequence[int]]:
+        """Give the characters that the tokenizer may read: all, or those it has a piece for (some drop the others without a mark)."""
+        yield range(len(own))
+        if "ByteLevel" in self._decoder or self._tokenizer.token_to_id("<0x00>") is not None:  # every character has bytes
+            return
+        if not self._characters:
+            self._characters = {token.replace("▁", " ") for token in self._tokenizer.get_vocab() if len(token) == 1}
+        yield [place for place, char in enumerate(own) if char in self._characters]
+
+    def _places(self, text: str, own: str, is_cut: bool) -> NDArray[np.int64] | None:
+        """Find the example's text in what the tokens of its turn spell.
+
+        Returns:
+            place in `own` of each character of `text`, -1 for what a template added; None where the one is not in the other, or not in
+            one place alone.
+        """
+        said, at = text.strip(), len(text) - len(text.lstrip())
+        for reading in self._readings(own):
+            read = "".join(own[place] for place in reading)
+            for part in (read, read.rpartition("</think>")[2]):  # a template may leave reasoning out
+                core, begin = part.strip(), len(read) - len(part.lstrip())
+                if core and (said.startswith(core) or text.count(core) == 1):
+                    at = text.find(core)
+                elif said and ((is_cut and core.startswith(said)) or core.count(said) == 1):
+                    begin, core = begin + core.find(said), said
+                else:
+                    continue
+                places = np.full(len(text), -1, dtype=np.int64)
+                places[at : at + len(core)] = [reading[begin + offset] for offset in range(len(core))]
+                return places
+        return None
 
     def _piece(self, token_id: int) -> bytes:
-        """Give the bytes that a token stands for."""
+        """Give the bytes that a token stands for.
+
+        Returns:
+            the bytes, perhaps a part of a character.
+
+        Raises:
+            CharactersError: there is no such token.
+        """
         if token_id not in self._pieces:
-            token = self._tokenizer.id_to_token(token_id) or ""
+            token = self._tokenizer.id_to_token(token_id)
+            if token is None:
+                raise CharactersError(f"the tokenizer has no token {token_id}; it is another one than the data were tokenized with")
             if token_id in self._added:
                 piece = self._added[token_id]
             elif "ByteLevel" in self._decoder and all(char in self._bytes_of for char in token):
@@ -143,14 +201,19 @@ def _by_bytes(pieces: Sequence[bytes], skipped: int, text: str) -> list[tuple[in
     return made
 
 
-def _spans(text: str, made: Iterable[tuple[int, int]], keep: Sequence[bool]) -> list[tuple[int, int]]:
-    """Join the kept characters to spans: those that some token makes and no dropped token helps to make."""
-    is_made, is_dropped = np.zeros(len(text) + 1, np.bool_), np.zeros(len(text) + 1, np.bool_)
+def _kept(text: str, made: Iterable[tuple[int, int]], keep: Sequence[bool]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell of every character whether some token makes it, and whether no dropped token helps to."""
+    is_made, is_dropped = np.zeros(len(text), np.bool_), np.zeros(len(text), np.bool_)
     for (start, end), kept in zip(made, keep, strict=True):
         is_made[start:end] = True
         is_dropped[start:end] |= not kept
-    kept_chars = is_made & ~is_dropped
-    for place in np.flatnonzero(~is_made[:-1])[::-1]:  # from behind: a stretch that no token makes goes with what is behind it
-        kept_chars[place] = kept_chars[place + 1]
-    borders = np.flatnonzero(np.diff(np.concatenate([[False], kept_chars[:-1], [False]]).astype(np.int8)))
+    return is_made, is_made & ~is_dropped
+
+
+def _spans(is_made: NDArray[np.bool_], is_kept: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Join the kept characters to spans; what no token makes goes with the character behind it."""
+    kept = np.append(is_kept, False)
+    for place in np.flatnonzero(~is_made)[::-1]:
+        kept[place] = kept[place + 1]
+    borders = np.flatnonzero(np.diff(np.concatenate([[False], kept]).astype(np.int8)))
     return list(zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True))

@@ -61,7 +61,11 @@ def _responses(
 
 
 def _own_texts(content: Mapping[str, Any], branch: str) -> list[tuple[int | None, str | None]]:
-    """List (number of the message, text) of the turns that the example says, in order; for a single prompt, what answers it."""
+    """List (number of the message, text) of the turns that the example says, in order; for a single prompt, what answers it.
+
+    Returns:
+        the turns; one with tool calls has no text of its own, since how the calls are written is the template's.
+    """
     answer = content.get("response" if branch == "sft" else branch)
     if isinstance(answer, str):
         return [(None, answer)]
@@ -70,7 +74,7 @@ def _own_texts(content: Mapping[str, Any], branch: str) -> list[tuple[int | None
         for i, m in enumerate(content.get("messages") or [])
         if m["role"] == "assistant" and (m.get("content") or m.get("tool_calls"))
     ]
-    return [(i, m["content"] if isinstance(m.get("content"), str) else None) for i, m in spoken]
+    return [(i, m["content"] if isinstance(m.get("content"), str) and not m.get("tool_calls") else None) for i, m in spoken]
 
 
 def _turns(positions: list[int], ends: set[int]) -> list[list[int]]:

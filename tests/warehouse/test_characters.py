@@ -63,9 +63,9 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
-    made = {}
+    made = {"folder": tmp_path_factory.mktemp("tokenizers")}
     for name, make in KINDS.items():
-        path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+        path = made["folder"] / f"{name}.json"
         make().save(str(path))
         made[name] = Tokenizer.from_file(str(path)), Characters(path)
     return made
@@ -149,17 +149,56 @@ def test_what_a_cut_took_is_not_kept(kinds, kind):
         assert all(start == 0 for start, _ in turn.kept_spans)
 
 
-def test_a_turn_that_is_not_the_examples_own_text_is_what_its_tokens_spell(kinds):
+def test_a_turn_without_a_text_of_its_own_is_what_its_tokens_spell(kinds):
     tokenizer, characters = kinds["byte level"]
     ids = tokenizer.encode("call<|im_end|> 😀").ids
-    turn = characters.turn(ids, [True] * (len(ids) - 1) + [False], "another text", False)
+    turn = characters.turn(ids, [True] * (len(ids) - 1) + [False], None, False)
     assert (turn.text, turn.kept_spans, turn.is_own_text) == ("call<|im_end|> 😀", [(0, 15)], False)
     cut = characters.turn(ids[:-1], [True] * (len(ids) - 1), None, True)
     assert (cut.text, cut.is_own_text) == ("call<|im_end|> ", False)
 
 
+@pytest.mark.parametrize(
+    ("own", "spelt", "kept", "expected"),
+    [
+        ("hello 😀", "hello 😀<end>\n", "hello 😀<end>\n", ["hello 😀"]),  # a mark behind it, no control token
+        ("  hello\n", "hello", "o", ["o"]),  # stripped
+        ("hello", "<think>\n\n</think>\n\nhello<end>", "hello<end>", ["hello"]),  # something before it
+        ("<think>why</think>well", "well<end>", "well<end>", ["well"]),  # reasoning left out
+        ("a", "a<a>", "a<a>", ["a"]),  # also in the mark, but it begins the turn
+    ],
+)
+def test_a_turn_that_a_template_changed_has_the_kept_characters_of_its_message(kinds, own, spelt, kept, expected):
+    tokenizer, characters = kinds["byte level"]
+    ids = tokenizer.encode(spelt).ids
+    starts = [start for start, _ in tokenizer.encode(spelt).offsets]
+    turn = characters.turn(ids, [start >= spelt.index(kept) for start in starts], own, False)
+    assert (turn.text, turn.is_own_text) == (own, True)
+    assert cut_out(own, turn.kept_spans) == expected
+
+
+def test_a_tokenizer_that_drops_what_it_does_not_know_is_understood(kinds):
+    tokens = [*"▁Helowrd", "lo"]
+    made = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [("l", "o")]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(prepend_scheme="first", split=False), decoders.Metaspace()
+    file = kinds["folder"] / "drops.json"
+    made.save(str(file))
+    characters = Characters(file)
+    ids = made.encode("He+lo wö=rld").ids
+    assert "".join(tokens[i] for i in ids) == "▁Helo▁wrld"
+    everything = characters.turn(ids, [True] * len(ids), "He+lo wö=rld", False)
+    assert cut_out("He+lo wö=rld", everything.kept_spans) == ["He+lo wö=rld"]
+    some = characters.turn(ids, [tokens[i] != "lo" for i in ids], "He+lo wö=rld", False)
+    assert cut_out("He+lo wö=rld", some.kept_spans) == ["He", " wö=rld"]
+
+
 def test_what_is_not_known_exactly_is_refused(kinds, tmp_path):
     tokenizer, characters = kinds["words"]
+    with pytest.raises(CharactersError, match="has no token"):
+        characters.turn([77, 78], [True] * 2, "hello", False)
+    level, of_bytes = kinds["byte level"]
+    with pytest.raises(CharactersError, match="not known exactly"):  # which of the two?
+        of_bytes.turn(level.encode("hello").ids, [True] * 2, "hello hello?", False)
     with pytest.raises(CharactersError, match="not known exactly"):
         characters.turn(tokenizer.encode("Hello two").ids, [True, True], "two Hello", False)
     tokenizer, characters = kinds["unk"]
