@@ -82,6 +82,12 @@ def con(tmp_path_factory):
         yield connection
 
 
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """A place for the flat copy, shared by tests that make many streams."""
+    return tmp_path_factory.mktemp("copies")
+
+
 def make(con, mask_id="mask", *, batch_size=5, seed=7, **shard):
     return MaskedStream(con, mask_id, batch_size=batch_size, seed=seed, **shard)
 
@@ -135,9 +141,12 @@ def test_without_a_number_of_epochs_the_stream_is_endless(con):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 40])
 @pytest.mark.parametrize("world_size", range(1, 9))
-def test_the_shards_together_are_the_whole_stream_once(con, batch_size, world_size):
-    whole = list(make(con, batch_size=batch_size * world_size).batches(epochs=2))
-    ranks = [list(make(con, batch_size=batch_size, rank=rank, world_size=world_size).batches(epochs=2)) for rank in range(world_size)]
+def test_the_shards_together_are_the_whole_stream_once(con, copies, batch_size, world_size):
+    def batches(size, rank, world_size):
+        return list(make(con, batch_size=size, rank=rank, world_size=world_size, release_folder=copies).batches(epochs=2))
+
+    whole = batches(batch_size * world_size, 0, 1)
+    ranks = [batches(batch_size, rank, world_size) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {len(whole)}
     for expected, *parts in zip(whole, *ranks, strict=True):
         assert {cursor for _, cursor in parts} == {expected[1]}
