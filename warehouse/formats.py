@@ -252,7 +252,7 @@ FORMATS: Mapping[str, Format] = {
     "trl-dpo": Format(
         "train.parquet", ("chosen", "rejected"),
         'datasets.load_dataset("parquet", data_files="train.parquet"), then DPOTrainer with a collator that multiplies completion_mask by the masks: '
-        "TRL's own ignores them. 1 = kept.",
+        "TRL's own ignores them. 1 = kept. The trainer then weighs a pair by its masked margin, not by the full one of the paper's Eq. 14.",
         _write_trl_dpo,
     ),
 }  # fmt: skip

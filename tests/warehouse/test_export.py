@@ -426,6 +426,17 @@ def test_preferences_are_no_rows_for_sft_and_pairs_must_share_their_prompt(world
         world.export("trl-dpo", tmp_path / "out")
 
 
+def test_a_mask_that_leaves_a_sequence_undecided_is_refused(world, tmp_path):
+    some(world).release()
+    with Warehouse(world.folder) as warehouse:
+        warehouse.con.execute("DELETE FROM record.mask_values WHERE sequence_id = 'e1-sft'")
+        warehouse.con.execute("INSERT INTO record.pointers VALUES ('another', 'state')")
+    write_release(world.folder, 1)
+    for form in ("parquet", "trl-sft"):
+        with pytest.raises(ValueError, match=r"does not decide on 1 sequences, the first is e1-sft"):
+            world.export(form, tmp_path / "out")
+
+
 def test_a_lost_token_is_noticed(world, tmp_path, monkeypatch):
     some(world).release()
     original = formats._flatten
