@@ -177,6 +177,45 @@ def sql(
 
 
 @app.command()
+def export(
+    form: Annotated[Literal["jsonl", "parquet", "trl-sft", "trl-dpo"], typer.Option("--format", help="For whom: see the README.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    config: Config = _DEFAULT_CONFIG,
+    set_: Set = None,
+    policy: Annotated[str | None, typer.Option(help="Whose mask; training.policy when absent.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")] = False,
+) -> None:
+    """Write a mask of the current release, with its sequences, for another trainer."""
+    from tasks.settings import load
+    from tasks.training_plan import current_mask
+    from warehouse.export import export as write
+    from warehouse.queries import Queries
+    from warehouse.release import opened
+
+    loaded = load(config, set_ or [])
+    name = policy or loaded.training.policy
+    with opened(loaded.warehouse_folder) as (con, release):
+        queries = Queries(con)
+        mask_id = current_mask(loaded, dict(queries.run("release/pointers").fetchall()), name)
+        done = write(
+            queries,
+            release,
+            mask_id,
+            name,
+            form,
+            out,
+            tokenizer=_tokenizer(queries, loaded) if form == "jsonl" else None,
+            overwrite=overwrite,
+        )
+    counts = done.manifest["counts"]
+    left_out = f", {counts['num_rows_left_out']} without a kept token left out" if counts["num_rows_left_out"] else ""
+    typer.echo(
+        f"{out}: {counts['num_rows']} rows, {counts['num_tokens']} tokens, {counts['num_supervised_tokens']} of them supervised{left_out} "
+        f"(mask {name!r} of release {release.release_id}); how to read them: {out / 'manifest.json'}"
+    )
+
+
+@app.command()
 def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
     """Show snapshots, scorings, masks, runs and bad rows, and what the next run would do and cost."""
     from reports.terminal import print_status
@@ -203,6 +242,15 @@ def demo(
     from flows.demo import run_demo
 
     run_demo(folder)
+
+
+def _tokenizer(queries: Any, config: Any) -> Any:
+    """Find the tokenizer of the reference model."""
+    from tasks import identities
+    from warehouse.export import Tokenizer
+
+    folder = identities.reference_folder(config, download=False)
+    return Tokenizer(folder / "tokenizer.json", identities.tokenization(queries, config).tokenizer_digest)
 
 
 def _warehouse_here() -> Path:

@@ -180,6 +180,7 @@ class TrainingSettings:
         epochs: passes over the data; ignored when max_steps is given.
         max_steps: optimizer steps.
         batch_size: sequences per device and step of accumulation.
+        bucket_window: sequences, in shuffled order, among which those of like length share batches; 0 = none: batches of any lengths.
         gradient_accumulation: batches per optimizer step; the loss is a mean over the kept tokens of all of them.
         learning_rate: peak learning rate of AdamW.
         schedule: learning-rate schedule, a name that transformers knows.
@@ -201,6 +202,7 @@ class TrainingSettings:
     epochs: float = 1.0
     max_steps: int | None = None
     batch_size: int = 16
+    bucket_window: int = 0
     gradient_accumulation: int = 1
     learning_rate: float = 5e-4
     schedule: str = "cosine"
@@ -219,6 +221,8 @@ class TrainingSettings:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"training.{name} is {value}; it must be at least 1")
+        if self.bucket_window < 0:
+            raise ValueError(f"training.bucket_window is {self.bucket_window}; it must be at least 0")
         rates = (self.epochs, self.learning_rate)
         if not all(0 < rate < math.inf for rate in rates) or (self.max_steps is not None and self.max_steps < 1):
             raise ValueError(

@@ -64,7 +64,14 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
             metrics = Queries(con).run("training/final_metrics", training_id=plan.training_id).fetchall()
             return TrainingReceipt(plan.training_id, policy, str(plan.done), False, dict(metrics))
         settings = run.config.training
-        stream = MaskedStream(con, plan.mask_id, batch_size=settings.batch_size, seed=settings.seed)
+        stream = MaskedStream(
+            con,
+            plan.mask_id,
+            batch_size=settings.batch_size,
+            bucket_window=settings.bucket_window,
+            seed=settings.seed,
+            release_folder=release.folder,
+        )
         checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
         note_training(run, plan, policy, release, checkpoint, metrics_at)
     final = {f"{name}_before": value for (step, name), value in metrics_at.items() if step == 0}

@@ -1,5 +1,6 @@
 """The documents tell the truth: generated pages equal the code, and the README names every view and command."""
 
+import re
 from pathlib import Path
 
 from docs.generate import configuration, schema
@@ -22,3 +23,12 @@ def test_every_setting_has_a_meaning():
 def test_readme_names_every_view():
     readme = (ROOT / "README.md").read_text()
     assert [view for view in columns() if f"`{view}`" not in readme] == []
+
+
+def test_the_readmes_example_of_a_stream_runs_and_delivers_every_kept_token(valued_once, tmp_path, monkeypatch):
+    example = re.search(r"## Stream and export\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "alphatoken-warehouse").symlink_to(valued_once.warehouse)
+    monkeypatch.chdir(tmp_path)
+    learned = []
+    exec(example[1], {"train_step": lambda ids, mask, labels: learned.append(int((labels[:, 1:] != -100).sum()))})
+    assert sum(learned) == valued_once.sql("SELECT count(*) FROM token_masks WHERE policy = 'default' AND keep AND position > 0")[0][0]

@@ -1,38 +1,45 @@
 """Streams masked batches out of a release: documented order, sharded over ranks, resumed at a cursor without replay.
 
 Order. The sequences of the mask's snapshot, sorted by (example_id, branch), each repeated by its example's multiplicity, number
-n per epoch. Epoch e goes through `Generator(Philox(key=(seed, e))).permutation(n)`. Global batch k is the k-th run of
-`batch_size * world_size` of them and rank r gets every `world_size`-th one from its r-th on, so that the global batches depend
-on that product alone. The last global batch is partial where n is no multiple; nothing is dropped and nothing comes twice.
+n per epoch. Epoch e goes through `Generator(Philox(key=(seed, e))).permutation(n)`; `warehouse/order.py` says what weights of sources
+and buckets of length change in that.
 
-Every rank delivers the same number of batches, none of them without rows (a rank that waited for nothing would hang the others in
-their collective step): where the last global batch has fewer sequences than there are ranks, the surplus ranks get one row of
-filler, a single token 0 that attends to itself (a row that attends to nothing is NaN in some attention kernels), without labels
-and without a sequence id. Sequences of which nothing is kept stay in their place, with no label.
+Batches of `batch_size`. Global batch k is the k-th run of `batch_size * world_size` sequences and rank r gets every `world_size`-th
+one from its r-th on, so that the global batches depend on that product alone. The last one is partial where n is no multiple.
+
+Batches of `batch_tokens`. The order is cut, greedily, into batches of at most so many tokens with their padding; in step k rank r gets
+the batch number `k * world_size + r`. The batches do not depend on the number of ranks. Their number changes a little from epoch to epoch.
+
+Nothing is dropped and nothing comes twice. Every rank delivers the same number of batches, none of them without rows (a rank that
+waited for nothing would hang the others in their collective step): where the last step has too few sequences, or batches, for all
+ranks, the surplus ranks get one row of filler, a single token 0 that attends to itself (a row that attends to nothing is NaN in some
+attention kernels), without labels and without a sequence id. Sequences of which nothing is kept stay in their place, with no label.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from warehouse import sql
+from warehouse.digests import digest
+from warehouse.order import EpochPlan, Planner, StreamSettings
+from warehouse.queries import Queries
+from warehouse.release import opened
+from warehouse.sequences import load_sequences
 
-_IGNORED_LABEL = -100
+IGNORED_LABEL = -100
 """Label of a position that the loss leaves out (the convention of transformers)."""
-
-_ROWS_PER_READ = 8192
-"""Rows fetched at once: one row group."""
 
 
 @dataclass(frozen=True, order=True)
 class Cursor:
-    """A place in the stream: the next batch to deliver. Batch number i of a whole run is `Cursor(*divmod(i, num_batches))`.
+    """A place in the stream: the next batch to deliver. With a batch size, batch i of a whole run is `Cursor(*divmod(i, num_batches))`.
 
     Attributes:
         epoch: pass over the data, from 0.
@@ -43,7 +50,10 @@ class Cursor:
     batch: int
 
 
-@dataclass(frozen=True)
+START = Cursor(0, 0)
+
+
+@dataclass(frozen=True, eq=False)
 class MaskedBatch:
     """Padded sequences with the labels that the mask leaves. The arrays are made for this batch and belong to the consumer.
 
@@ -51,62 +61,95 @@ class MaskedBatch:
         input_ids: int64, [B, T]; right-padded with 0.
         attention_mask: int64, [B, T]; 1 on tokens, 0 on padding.
         labels: int64, [B, T]; the token itself where the mask keeps it, -100 elsewhere and on padding.
-        sequence_ids: the sequence of each row; empty for a row of filler.
         num_supervised: tokens of this batch that the store says have a loss, from SQL: kept, at a position above 0.
+        names: Arrow array of the sequences' ids, one per row; empty for a row of filler.
     """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     labels: NDArray[np.int64]
-    sequence_ids: tuple[str, ...]
     num_supervised: int
+    names: pa.Array
+
+    @property
+    def sequence_ids(self) -> tuple[str, ...]:
+        """The sequence of each row; empty for a row of filler."""
+        return tuple(self.names.to_pylist())
 
 
 class MaskedStream:
     """Masked batches of one mask for one rank.
 
-    All tokens are read once, when the stream is made, into flat arrays of 5 bytes per token (100 MB for 20 million tokens);
-    afterwards the connection is not needed.
+    The tokens are flat arrays of 5 bytes per token. With `release_folder` they lie in files beside the release, made by the first stream
+    and mapped by the later ones; otherwise in memory. The connection is not needed once the stream is made.
 
     Attributes:
-        num_batches: batches per epoch, the same on every rank.
+        settings: how sequences become batches.
+        rank: which share is delivered.
+        world_size: number of shares.
         num_sequences: sequences per epoch over all ranks, duplicates counted.
-        num_supervised_tokens: tokens with a loss per epoch over all ranks, from SQL: kept, at a position above 0, duplicates counted.
+        num_supervised_tokens: tokens with a loss in one pass over everything, over all ranks, from SQL: kept, at a position above 0,
+            duplicates counted. An epoch has so many, unless sources have weights; see `supervised_tokens_in`.
+        identity: digest of mask and settings: the same cursor gives the same batch exactly where this is the same.
     """
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, mask_id: str, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """Read a mask and its sequences.
+        self, con: duckdb.DuckDBPyConnection, mask_id: str, *, seed: int, batch_size: int | None = None, batch_tokens: int | None = None,
+        bucket_window: int = 0, source_weights: Mapping[str | None, float] | None = None, rank: int = 0, world_size: int = 1,
+        release_folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Read a mask and its sequences, or map the copy of an earlier stream.
 
         Args:
             con: connection to a release, or to any warehouse nobody writes meanwhile; read only.
             mask_id: the mask to train on.
-            batch_size: sequences per batch and rank.
-            seed: seed of the order, from 0 to 2**64 - 1.
+            seed: see `StreamSettings`, as for the next four.
+            batch_size: sequences per batch and rank, or
+            batch_tokens: tokens per batch and rank, padding included.
+            bucket_window: sequences among which those of like length are put together; 0 = none.
+            source_weights: share of each source; None = all sequences as they are.
             rank: which share to deliver, from 0.
             world_size: number of shares.
+            release_folder: folder of the release that `con` reads; the flat arrays are kept there.
 
         Raises:
             ValueError: a number out of range; a mask that is unknown, has no sequences or does not decide on all of them.
         """
-        if batch_size < 1 or not 0 <= rank < world_size or not 0 <= seed < 2**64:
-            raise ValueError(
-                f"stream: batch_size {batch_size} (at least 1), rank {rank} (from 0 to world_size - 1), world_size {world_size}, "
-                f"seed {seed} (from 0 to 2**64 - 1)"
-            )
-        self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._rows_per_step = batch_size * world_size
-        _check_mask(con, mask_id)
-        self._tokens = _read_tokens(con, mask_id)
-        self._order = _read_order(con, mask_id, self._tokens)
-        self.num_sequences = len(self._order)
-        if self.num_sequences == 0:
-            raise ValueError(f"mask {mask_id}: its snapshot has no sequences; see the view rejected_rows for the reasons")
-        self.num_batches = -(-self.num_sequences // self._rows_per_step)
-        self.num_supervised_tokens = int(_query(con, "stream/count_supervised", mask_id).fetchall()[0][0])
+        self.settings = StreamSettings(
+            seed=seed, batch_size=batch_size, batch_tokens=batch_tokens, bucket_window=bucket_window, source_weights=source_weights
+        )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"stream: rank {rank} (from 0 to world_size - 1), world_size {world_size} (at least 1)")
+        self.rank, self.world_size = rank, world_size
+        self._data = data = load_sequences(con, mask_id, release_folder)
+        lengths = np.diff(data.offsets)[data.entries]
+        self._planner = Planner(self.settings, world_size, lengths, data.source_codes, data.sources)
+        self._planned: tuple[int, EpochPlan] | None = None
+        self.num_sequences = len(data.entries)
+        self.num_supervised_tokens = data.num_supervised_tokens
+        described = dataclasses.asdict(self.settings) | {"source_weights": sorted(map(list, (source_weights or {}).items()), key=str)}
+        self.identity = digest("stream", mask_id, described, world_size)
 
-    def batches(self, cursor: Cursor = Cursor(0, 0), epochs: int | None = None) -> Iterator[tuple[MaskedBatch, Cursor]]:
+    @cached_property
+    def num_batches(self) -> int:
+        """Batches per epoch, the same on every rank and in every epoch.
+
+        Raises:
+            ValueError: with `batch_tokens` their number changes from epoch to epoch.
+        """
+        if self.settings.batch_size is None:
+            raise ValueError("a stream of batch_tokens has another number of batches in every epoch: ask num_batches_in(epoch)")
+        return -(-self.num_sequences // (self.settings.batch_size * self.world_size))
+
+    def num_batches_in(self, epoch: int) -> int:
+        """Count the batches of an epoch, the same on every rank."""
+        return self._plan(epoch).num_batches
+
+    def supervised_tokens_in(self, epoch: int) -> int:
+        """Add up the tokens with a loss of an epoch over all ranks."""
+        return int(self._data.num_supervised[self._data.entries[self._plan(epoch).order]].sum())
+
+    def batches(self, cursor: Cursor = START, epochs: int | None = None) -> Iterator[tuple[MaskedBatch, Cursor]]:
         """Deliver batches from a cursor on; the same cursor always gives the same next batches, at no cost.
 
         Args:
@@ -119,113 +162,83 @@ class MaskedStream:
         Raises:
             ValueError: the cursor is outside of an epoch.
         """
-        if cursor.epoch < 0 or not 0 <= cursor.batch < self.num_batches:
-            raise ValueError(f"{cursor} is no place in this stream: an epoch has batches 0 to {self.num_batches - 1}")
+        if cursor.epoch < 0 or not 0 <= cursor.batch < self.num_batches_in(cursor.epoch):
+            raise ValueError(f"{cursor} is no place in this stream: epochs from 0, batches from 0 to the epoch's last one")
         epoch, first = cursor.epoch, cursor.batch
         while epochs is None or epoch < epochs:
-            order = self._order[_permutation(self.num_sequences, self._seed, epoch)]
-            for batch in range(first, self.num_batches):
-                begin = batch * self._rows_per_step
-                rows = order[begin + self._rank : min(begin + self._rows_per_step, len(order)) : self._world_size]
-                after = Cursor(epoch, batch + 1) if batch + 1 < self.num_batches else Cursor(epoch + 1, 0)
-                yield self._tokens.batch(rows), after
+            plan = self._plan(epoch)
+            for batch in range(first, plan.num_batches):
+                after = Cursor(epoch, batch + 1) if batch + 1 < plan.num_batches else Cursor(epoch + 1, 0)
+                yield self._batch(self._data.entries[plan.rows(batch, self.rank)]), after
             epoch, first = epoch + 1, 0
 
+    def _plan(self, epoch: int) -> EpochPlan:
+        """Plan an epoch, or take the plan made last."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self._planner.plan(epoch))
+        return self._planned[1]
 
-@dataclass(frozen=True)
-class _Tokens:
-    """All sequences of a mask behind one another; sequence i has the tokens from offsets[i] to offsets[i + 1].
-
-    Attributes:
-        sequence_ids: the sequences, each once.
-        offsets: int64, one more than sequences.
-        token_ids: int32, one per token.
-        keep: bool, one per token; whether the mask keeps it (False for prompts).
-        num_supervised: int64, one per sequence, from SQL.
-    """
-
-    sequence_ids: pa.Array
-    offsets: NDArray[np.int64]
-    token_ids: NDArray[np.int32]
-    keep: NDArray[np.bool_]
-    num_supervised: NDArray[np.int64]
-
-    def batch(self, rows: NDArray[np.int64]) -> MaskedBatch:
+    def _batch(self, rows: NDArray[np.int64]) -> MaskedBatch:
         """Pad some sequences to the longest of them; a row of filler where there are none."""
+        data = self._data
+        names = data.sequence_ids.take(pa.array(rows))
         if len(rows) == 0:
             filler = np.zeros((1, 1), dtype=np.int64)
-            return MaskedBatch(filler, np.ones_like(filler), np.full_like(filler, _IGNORED_LABEL), (), 0)
-        begins, ends = self.offsets[rows], self.offsets[rows + 1]
-        shape = (len(rows), int((ends - begins).max()))
-        input_ids = np.zeros(shape, dtype=np.int64)
-        attention_mask = np.zeros(shape, dtype=np.int64)
-        labels = np.full(shape, _IGNORED_LABEL, dtype=np.int64)
-        for row, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            length = end - begin
-            input_ids[row, :length] = self.token_ids[begin:end]
-            attention_mask[row, :length] = 1
-            np.copyto(labels[row, :length], self.token_ids[begin:end], where=self.keep[begin:end])
-        sequence_ids = tuple(self.sequence_ids.take(pa.array(rows)).to_pylist())
-        return MaskedBatch(input_ids, attention_mask, labels, sequence_ids, int(self.num_supervised[rows].sum()))
+            return MaskedBatch(filler, np.ones_like(filler), np.full_like(filler, IGNORED_LABEL), 0, names)
+        begins = data.offsets[rows]
+        lengths = data.offsets[rows + 1] - begins
+        shape = (len(rows), int(lengths.max()))
+        input_ids, keep = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
+        for row, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist(), strict=True)):
+            input_ids[row, :length] = data.token_ids[begin : begin + length]
+            keep[row, :length] = data.keep[begin : begin + length]
+        attention_mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+        labels = np.where(keep, input_ids, IGNORED_LABEL)
+        return MaskedBatch(input_ids, attention_mask, labels, int(data.num_supervised[rows].sum()), names)
 
 
-def _permutation(num_sequences: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Draw the order of an epoch: Philox with the key (seed, epoch), so that no epoch needs the ones before it."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))).permutation(num_sequences)
+def open_stream(
+    warehouse: Path | str, policy: str = "default", *, seed: int, batch_size: int | None = None, batch_tokens: int | None = None,
+    bucket_window: int = 0, source_weights: Mapping[str | None, float] | None = None, rank: int = 0, world_size: int = 1,
+) -> MaskedStream:  # fmt: skip
+    """Make a stream of the current release's mask of a policy; nothing stays open.
 
+    Args:
+        warehouse: the warehouse's folder.
+        policy: name of the policy.
+        seed: see `MaskedStream`, as for the rest.
+        batch_size: sequences per batch and rank, or
+        batch_tokens: tokens per batch and rank, padding included.
+        bucket_window: sequences among which those of like length are put together.
+        source_weights: share of each source.
+        rank: which share to deliver.
+        world_size: number of shares.
 
-def _query(con: duckdb.DuckDBPyConnection, name: str, mask_id: str) -> Any:
-    """Make a relation, not a result: DuckDB hands its rows to Arrow without another copy (untyped, as pyarrow is)."""
-    return con.sql(sql.load(name), params={"mask_id": mask_id})
-
-
-def _check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
-    """Refuse a mask that is unknown, or that leaves a sequence of its snapshot undecided.
+    Returns:
+        the stream.
 
     Raises:
-        ValueError: so it is; names the known masks, or the first sequence.
+        NoReleaseError: the warehouse has no release.
+        ValueError: the release has no such mask, or an argument is out of range.
     """
-    known = con.execute(sql.load("stream/known_masks")).fetchall()
-    if mask_id not in {row[0] for row in known}:
-        names = ", ".join(f"{identity} ({policy})" for identity, policy in known) or "none; make one first"
-        raise ValueError(f"there is no mask {mask_id} in this warehouse; it has: {names}")
-    if offending := _query(con, "stream/check_mask", mask_id).fetchall():
-        example_id, branch, sequence_id, num_tokens, num_flags = offending[0]
-        raise ValueError(
-            f"mask {mask_id} does not decide on {len(offending)} sequences, the first is {sequence_id} (example {example_id}, {branch}): "
-            f"{num_flags or 0} keep flags, or some of them NULL, for {num_tokens or 0} response tokens; make the mask again"
-        )
+    with opened(Path(warehouse)) as (con, release):
+        return MaskedStream(
+            con, policy_mask(Queries(con), policy), seed=seed, batch_size=batch_size, batch_tokens=batch_tokens, bucket_window=bucket_window,
+            source_weights=source_weights, rank=rank, world_size=world_size, release_folder=release.folder,
+        )  # fmt: skip
 
 
-def _read_order(con: duckdb.DuckDBPyConnection, mask_id: str, tokens: _Tokens) -> NDArray[np.int64]:
-    """Read which sequences an epoch has before it is shuffled: int64 places in `tokens`, duplicates repeated."""
-    table = _query(con, "stream/order", mask_id).to_arrow_table()
-    places = pc.index_in(table["sequence_id"], value_set=tokens.sequence_ids).to_numpy().astype(np.int64)
-    return np.repeat(places, table["multiplicity"].to_numpy())
+def policy_mask(release: Queries, policy: str) -> str:
+    """Find the mask of a policy in a release.
 
+    Returns:
+        mask_id.
 
-def _read_tokens(con: duckdb.DuckDBPyConnection, mask_id: str) -> _Tokens:
-    """Read the tokens and flags of a mask's sequences, a row group at a time."""
-    sequence_ids, lengths, token_ids, keep, num_supervised = [], [], [], [], []
-    for rows in _query(con, "stream/tokens", mask_id).to_arrow_reader(_ROWS_PER_READ):
-        lengths.append(_lengths(rows["token_ids"]))
-        flat_token_ids = rows["token_ids"].flatten().to_numpy()
-        begins = np.cumsum(lengths[-1]) - lengths[-1]
-        flags = np.zeros(len(flat_token_ids), dtype=np.bool_)
-        flags[np.repeat(begins, _lengths(rows["kept_positions"])) + rows["kept_positions"].flatten().to_numpy()] = True
-        token_ids.append(flat_token_ids)
-        keep.append(flags)
-        sequence_ids.append(rows["sequence_id"])
-        num_supervised.append(rows["num_supervised"].to_numpy())
-    empty = np.zeros(0, dtype=np.int64)
-    return _Tokens(
-        pa.concat_arrays(sequence_ids) if sequence_ids else pa.array([], pa.string()),
-        np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate([*lengths, empty]))]),
-        np.concatenate([*token_ids, empty.astype(np.int32)]),
-        np.concatenate([*keep, empty.astype(np.bool_)]),
-        np.concatenate([*num_supervised, empty]),
-    )
-
-
-def _lengths(lists: pa.Array) -> NDArray[np.int64]:
-    return np.asarray(lists.value_lengths().to_numpy(), dtype=np.int64)
+    Raises:
+        ValueError: there is none.
+    """
+    pointers = dict(release.run("release/pointers").fetchall())
+    if f"mask:{policy}" not in pointers:
+        known = ", ".join(sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))) or "none"
+        raise ValueError(f"the release has no mask of policy {policy!r}; it has {known}; run `alphatoken mask CONFIG --policy {policy}`")
+    return str(pointers[f"mask:{policy}"])

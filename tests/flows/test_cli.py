@@ -61,8 +61,9 @@ for line in sys.argv[1:]:
 """
 
 
-def test_reading_commands_load_neither_torch_nor_prefect(valued_once):
+def test_reading_commands_load_neither_torch_nor_prefect(valued_once, tmp_path):
     lines = ["--help", "value|--help", f"sql|SELECT 1|--warehouse|{valued_once.warehouse}", f"status|{valued_once.config}"]
+    lines += [f"export|{valued_once.config}|--format|{form}|--out|{tmp_path / form}" for form in ("jsonl", "parquet", "trl-sft")]
     subprocess.run([sys.executable, "-c", _SCRIPT, *lines], cwd=ROOT, check=True, capture_output=True)
 
 
@@ -168,6 +169,35 @@ def test_commands_say_what_they_did(valued, call):
     assert status == 0
     for words in ("snapshots", "scorings", "masks", "pinned artefacts", "the next `alphatoken value` would do", "nothing: 0 tokens"):
         assert words in out
+
+
+def test_export_says_what_it_wrote_and_how_to_read_it(valued_once, call, tmp_path):
+    out = tmp_path / "out"
+    status, told, err = call("export", valued_once.config, "--format", "trl-sft", "--out", out, "--policy", "random")
+    assert (status, err) == (0, "")
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
+    supervised = valued_once.sql("SELECT count(*) FROM token_masks WHERE policy = 'random' AND keep AND position > 0")[0][0]
+    assert counts["num_supervised_tokens"] == supervised
+    assert f"{counts['num_rows']} rows" in told
+    assert f"{supervised} of them supervised" in told
+    status, _, err = call("export", valued_once.config, "--format", "trl-sft", "--out", out)
+    assert (status, "give --overwrite to replace it" in err) == (1, True)
+    assert call("export", valued_once.config, "--format", "jsonl", "--out", out, "--overwrite")[0] == 0
+    assert json.loads((out / "manifest.json").read_text())["policy"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--format", "trl-dpo"], "trl-dpo takes examples with the branches chosen and rejected; those of this release have: sft"),
+        (["--format", "jsonl", "--policy", "nix"], "there is no policy 'nix'"),
+        (["--format", "jsonl", "--set", "policy.default={keep: 0.5}"], "made with other settings, values or data than the present ones"),
+    ],
+)
+def test_an_export_that_cannot_be_says_why_and_writes_nothing(valued_once, call, tmp_path, arguments, says):
+    status, out, err = call("export", valued_once.config, "--out", tmp_path / "out", *arguments)
+    assert (status, out, says in err) == (1, "", True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_init_writes_a_file_that_loads_and_is_never_overwritten(call, tmp_path):

@@ -90,6 +90,7 @@ def test_names_of_policies_and_of_column_roles_are_free():
         ({"training": {"epochs": "many"}}, "training.epochs", "'many'"),
         ({"training": {"batch_size": 1.5}}, "training.batch_size", "1.5"),
         ({"training": {"batch_size": 0}}, "training.batch_size", "is 0; it must be at least 1"),
+        ({"training": {"bucket_window": -1}}, "training.bucket_window", "is -1; it must be at least 0"),
         ({"training": {"learning_rate": -1}}, "training", "learning_rate -1.0; all must be positive"),
         ({"training": {"start": "middle"}}, "training.start", "'reference' or 'scoring' (got 'middle')"),
         ({"training": {"lora": {"dropout": 1}}}, "training.lora", "dropout 1.0 (in [0, 1))"),

@@ -32,7 +32,7 @@ def test_settings_that_change_the_model_or_its_measures_count(valued_once, tmp_p
     text.write_text("\n\n".join(f"Lily saw {name} ." for name in ("Tom", "Ben", "Mia", "Sam", "Zoe", "Max", "Ada")))
     identities = {identity(valued_once)}
     overrides = (
-        "training.learning_rate=1.0e-3", "training.max_steps=7", "training.batch_size=4", "training.gradient_accumulation=2", "training.seed=1",
+        "training.learning_rate=1.0e-3", "training.max_steps=7", "training.batch_size=4", "training.bucket_window=8", "training.gradient_accumulation=2", "training.seed=1",
         "training.start=scoring", "training.lora={rank: 2}", "training.schedule=linear", "training.weight_decay=0.1",
         "training.warmup_steps=2", "training.evaluation_limit=3", f"data.retention={text}",
     )  # fmt: skip

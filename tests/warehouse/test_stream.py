@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from warehouse.connect import DATABASE, Warehouse
-from warehouse.stream import Cursor, MaskedStream
+from warehouse.release import write_release
+from warehouse.stream import Cursor, MaskedStream, open_stream
 
 NUM_EXAMPLES = 23
 MULTIPLICITIES = {2: 3, 7: 2}
@@ -33,6 +34,11 @@ def make_rows():
     return rows
 
 
+def source_of(example_id):
+    """Two sources, and rows without one."""
+    return {"1": "books", "2": "code"}.get(example_id[-1])
+
+
 ROWS = make_rows()
 EXPECTED = [row for row in sorted(ROWS, key=lambda row: row[:2]) for _ in range(row[-1])]
 """The order before shuffling, as documented."""
@@ -49,8 +55,8 @@ def write(folder, rows, drop_flags_of=None):
         sequences = {row[2]: row for row in rows}
         for example_id, multiplicity in sorted({(row[0], row[-1]) for row in rows} | {("unusable", 1)}):
             con.execute(
-                "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('now', $1, $2)",
-                [example_id, multiplicity],
+                "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity, source) VALUES ('now', $1, $2, $3)",
+                [example_id, multiplicity, source_of(example_id)],
             )
             con.execute(
                 "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('before', $1, 9)", [example_id]
@@ -63,9 +69,10 @@ def write(folder, rows, drop_flags_of=None):
         for sequence_id, (_, _, _, token_ids, positions, keep, _) in sequences.items():
             con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, [])", [sequence_id, token_ids, positions])
             con.execute("INSERT INTO record.sequences VALUES ($1, [1, 2], [1], [])", [f"other-{sequence_id}"])
-            con.execute("INSERT INTO record.mask_values VALUES ('all', $1, $2)", [sequence_id, [True] * len(positions)])
+            flags = "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ($1, $2, $3)"
+            con.execute(flags, ["all", sequence_id, [True] * len(positions)])
             if sequence_id != drop_flags_of:
-                con.execute("INSERT INTO record.mask_values VALUES ('mask', $1, $2)", [sequence_id, keep])
+                con.execute(flags, ["mask", sequence_id, keep])
     return duckdb.connect(str(folder / DATABASE), read_only=True)
 
 
@@ -73,6 +80,12 @@ def write(folder, rows, drop_flags_of=None):
 def con(tmp_path_factory):
     with write(tmp_path_factory.mktemp("warehouse"), ROWS) as connection:
         yield connection
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """A place for the flat copy, shared by tests that make many streams."""
+    return tmp_path_factory.mktemp("copies")
 
 
 def make(con, mask_id="mask", *, batch_size=5, seed=7, **shard):
@@ -128,9 +141,12 @@ def test_without_a_number_of_epochs_the_stream_is_endless(con):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 40])
 @pytest.mark.parametrize("world_size", range(1, 9))
-def test_the_shards_together_are_the_whole_stream_once(con, batch_size, world_size):
-    whole = list(make(con, batch_size=batch_size * world_size).batches(epochs=2))
-    ranks = [list(make(con, batch_size=batch_size, rank=rank, world_size=world_size).batches(epochs=2)) for rank in range(world_size)]
+def test_the_shards_together_are_the_whole_stream_once(con, copies, batch_size, world_size):
+    def batches(size, rank, world_size):
+        return list(make(con, batch_size=size, rank=rank, world_size=world_size, release_folder=copies).batches(epochs=2))
+
+    whole = batches(batch_size * world_size, 0, 1)
+    ranks = [batches(batch_size, rank, world_size) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {len(whole)}
     for expected, *parts in zip(whole, *ranks, strict=True):
         assert {cursor for _, cursor in parts} == {expected[1]}
@@ -248,7 +264,7 @@ def test_flags_that_do_not_fit_the_response_are_refused(tmp_path, keep):
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"rank": 2, "world_size": 2}, {"rank": -1}, {"seed": -1}, {"seed": 2**64}])
 def test_numbers_out_of_range_are_refused(con, arguments):
-    with pytest.raises(ValueError, match="stream: batch_size"):
+    with pytest.raises(ValueError, match="stream: "):
         make(con, **arguments)
 
 
@@ -256,3 +272,134 @@ def test_numbers_out_of_range_are_refused(con, arguments):
 def test_a_cursor_outside_of_an_epoch_is_refused(con, cursor):
     with pytest.raises(ValueError, match="no place in this stream"):
         next(make(con).batches(cursor))
+
+
+# ---- token budgets, sources
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_tokens": 24}, {"batch_tokens": 24, "bucket_window": 8}, {"batch_size": 3, "bucket_window": 8}]
+)
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_budgets_and_buckets_deliver_every_sequence_and_resume_at_every_cursor(con, settings, world_size):
+    def stream(rank):
+        return MaskedStream(con, "mask", seed=7, rank=rank, world_size=world_size, **settings)
+
+    ranks = [list(stream(rank).batches(epochs=2)) for rank in range(world_size)]
+    num_first = stream(0).num_batches_in(0)
+    for epoch, steps in ((0, slice(0, num_first)), (1, slice(num_first, None))):
+        delivered = [batches[steps] for batches in ranks]
+        assert {len(batches) for batches in delivered} == {stream(0).num_batches_in(epoch)}
+        assert sorted(name for batches in delivered for name in ids_of(batches)) == sorted(row[2] for row in EXPECTED)
+        supervised = sum(batch.num_supervised for batches in delivered for batch, _ in batches)
+        assert supervised == stream(0).num_supervised_tokens == stream(0).supervised_tokens_in(epoch)
+    if "batch_tokens" in settings:
+        assert all(batch.input_ids.size <= 24 for batches in ranks for batch, _ in batches)
+    resumed = stream(0)
+    for number, (_, cursor) in enumerate(ranks[0][:-1], start=1):
+        batch, after = next(resumed.batches(cursor))
+        assert same(batch, ranks[0][number][0])
+        assert after == ranks[0][number][1]
+
+
+def test_a_stream_of_budgets_has_no_one_number_of_batches(con):
+    with pytest.raises(ValueError, match="num_batches_in"):
+        _ = MaskedStream(con, "mask", seed=0, batch_tokens=20).num_batches
+
+
+def test_weights_go_by_the_sources_of_the_examples_and_supervised_tokens_follow(con):
+    stream = MaskedStream(con, "mask", seed=3, batch_size=4, source_weights={None: 0, "books": 1, "code": 3})
+    source = {row[2]: source_of(row[0]) for row in ROWS if row[0] != "e99"}
+    for epoch in range(3):
+        batches = list(stream.batches(Cursor(epoch, 0), epochs=epoch + 1))
+        sources = [source[name] for name in ids_of(batches)]
+        assert len(sources) == len(EXPECTED)
+        assert None not in sources
+        assert abs(sources.count("code") - 0.75 * len(EXPECTED)) < 1
+        assert stream.supervised_tokens_in(epoch) == sum(batch.num_supervised for batch, _ in batches)
+
+
+def test_streams_with_equal_places_have_equal_identities_and_others_have_others(con):
+    made = [
+        make(con), make(con, seed=8), make(con, batch_size=6), make(con, "all"), make(con, world_size=2), make(con, bucket_window=4),
+        make(con, source_weights={None: 1, "books": 1, "code": 1}), MaskedStream(con, "mask", seed=7, batch_tokens=5),
+    ]  # fmt: skip
+    assert len({stream.identity for stream in made}) == len(made)
+    assert make(con, rank=1, world_size=2).identity == make(con, world_size=2).identity
+
+
+# ---- the flat copy beside a release
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A warehouse with one release."""
+    folder = tmp_path / "warehouse"
+    write(folder, ROWS).close()
+    with Warehouse(folder) as warehouse:
+        warehouse.con.execute("INSERT INTO record.pointers VALUES ('mask:mine', 'mask'), ('mask:full', 'all')")
+    release, _ = write_release(folder, 1)
+    return folder, release
+
+
+def opened_stream(folder, policy="mine"):
+    return open_stream(folder, policy, seed=7, batch_size=5)
+
+
+def test_the_copy_is_made_once_and_gives_the_same_batches(released, con, monkeypatch):
+    folder, release = released
+    in_memory = make(con)
+    expected = list(in_memory.batches(epochs=2))
+    first = list(opened_stream(folder).batches(epochs=2))
+    assert sorted(path.name for path in (release.folder / "streams").iterdir()) == [".lock", "mask"]
+    monkeypatch.setattr("warehouse.sequences._read", lambda *_: pytest.fail("read again"))
+    second = list(opened_stream(folder).batches(epochs=2))
+    for (batch, cursor), (one, at_one), (two, at_two) in zip(expected, first, second, strict=True):
+        assert same(batch, one)
+        assert same(batch, two)
+        assert cursor == at_one == at_two
+        assert two.input_ids.flags.writeable
+    assert opened_stream(folder).num_supervised_tokens == in_memory.num_supervised_tokens
+
+
+@pytest.mark.parametrize("name", ["keep.npy", "sequence_ids.arrow", "manifest.json"])
+def test_a_damaged_copy_is_made_again(released, name):
+    folder, release = released
+    before = list(opened_stream(folder).batches(epochs=1))
+    file = release.folder / "streams" / "mask" / name
+    if name == "manifest.json":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    (release.folder / "streams" / ".mask.partial").mkdir()  # of a process killed on its way
+    for (one, _), (other, _) in zip(before, opened_stream(folder).batches(epochs=1), strict=True):
+        assert same(one, other)
+    assert sorted(path.name for path in (release.folder / "streams").iterdir()) == [".lock", "mask"]
+
+
+def test_where_no_copy_can_be_kept_the_stream_lives_in_memory_and_says_so(released, con, told):
+    folder, release = released
+    (release.folder / "streams").write_text("a file is in the way")
+    for (one, _), (other, _) in zip(make(con).batches(epochs=1), opened_stream(folder).batches(epochs=1), strict=True):
+        assert same(one, other)
+    assert "this stream lives in memory" in told.text
+
+
+def test_masks_are_found_by_policy_and_an_unknown_one_is_refused(released):
+    folder, _ = released
+    assert opened_stream(folder, "full").num_supervised_tokens > opened_stream(folder, "mine").num_supervised_tokens
+    with pytest.raises(ValueError, match="no mask of policy 'nix'; it has full, mine; run `alphatoken mask"):
+        opened_stream(folder, "nix")
+
+
+def test_a_pruned_release_does_not_take_a_running_stream_with_it(released):
+    folder, release = released
+    batches = opened_stream(folder).batches(epochs=1)
+    rest_of_another = list(opened_stream(folder).batches(epochs=1))
+    next(batches)
+    with Warehouse(folder) as warehouse:
+        warehouse.con.execute("INSERT INTO record.pointers VALUES ('mask:more', 'mask')")
+    write_release(folder, 1)
+    assert not release.folder.exists()
+    for (one, _), (other, _) in zip(batches, rest_of_another[1:], strict=True):
+        assert same(one, other)

@@ -1,6 +1,8 @@
 -- How many tokens one pass over a mask supervises: kept response tokens, duplicates of an example counted, position 0 not.
 -- Grain: one row. Parameters: $mask_id.
-SELECT coalesce(sum(members.multiplicity * len(list_filter(list_where(sequences.response_positions, kept.keep), lambda p: p > 0))), 0)::BIGINT
+SELECT coalesce(sum(members.multiplicity * (
+    len(list_filter(kept.keep, lambda flag: flag)) - (kept.keep[1] AND sequences.response_positions[1] = 0)::BIGINT
+)), 0)::BIGINT
 FROM record.masks AS masks
 JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
 JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id

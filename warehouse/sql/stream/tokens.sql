@@ -1,6 +1,6 @@
--- Token ids of a mask's sequences, the positions the mask keeps, and how many of them have a loss: nothing predicts position 0.
+-- Token ids of a mask's sequences, the positions the mask keeps (ascending), and how many of them have a loss: nothing predicts position 0.
 -- Grain: one row per sequence of the mask's snapshot, in no order. Parameters: $mask_id.
-SELECT sequence_id, token_ids, kept_positions, len(list_filter(kept_positions, lambda p: p > 0)) AS num_supervised
+SELECT sequence_id, token_ids, kept_positions, len(kept_positions) - coalesce((kept_positions[1] = 0)::BIGINT, 0) AS num_supervised
 FROM (
     SELECT sequences.sequence_id, sequences.token_ids, list_where(sequences.response_positions, kept.keep) AS kept_positions
     FROM record.sequences AS sequences

@@ -1,0 +1,452 @@
+"""Laws of warehouse/export.py and its formats: each real consumer learns from exactly the tokens that the store keeps; whole or absent."""
+
+import hashlib
+import json
+
+import datasets
+import duckdb
+import pytest
+from tokenizers import Tokenizer as RustTokenizer
+
+from tests.warehouse.test_characters import byte_level
+from warehouse import export as exports
+from warehouse import formats
+from warehouse.connect import Warehouse
+from warehouse.export import Tokenizer, export
+from warehouse.formats import FORMATS, EmptyExportError
+from warehouse.queries import Queries
+from warehouse.release import opened, write_release
+from warehouse.stream import open_stream, policy_mask
+
+TOKENIZER_DIGEST = "tokenizer"
+IM_END = "<|im_end|>"
+
+CHAT = [
+    {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello 😀 well"},
+    {"role": "user", "content": "more"}, {"role": "assistant", "content": "Ö, 12"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    made = byte_level()
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    made.save(str(file))
+    return made, Tokenizer(file, TOKENIZER_DIGEST)
+
+
+class World:
+    """A warehouse of written-out examples, released."""
+
+    def __init__(self, folder, tokenizer):
+        self.folder, self._tokenizer, self._rows = folder, tokenizer, []
+
+    def add(self, example_id, content, branch, parts, multiplicity=1, cut=0):
+        """Add a branch: parts are (text, whether it is response); a response's tokens are kept but for every third."""
+        ids, positions, ends = [], [], []
+        for text, is_response in parts:
+            encoded = self._tokenizer.encode(text).ids
+            if is_response:
+                positions += range(len(ids), len(ids) + len(encoded))
+            ids += encoded
+            if text.endswith(IM_END) and is_response:
+                ends.append(len(ids) - 1)
+        if cut:
+            ids, positions, ends = ids[:-cut], positions[:-cut], [p for p in ends if p < len(ids) - cut]
+        keep = [number % 3 != 1 for number in range(len(positions))]
+        self._rows.append((example_id, json.dumps(content), branch, ids, positions, ends, keep, multiplicity, cut))
+        return self
+
+    def release(self):
+        with Warehouse(self.folder) as warehouse:
+            con = warehouse.con
+            con.execute("INSERT INTO record.scorings (scoring_id, tokenization_id) VALUES ('scoring', 'tokens')")
+            con.execute("INSERT INTO record.tokenizations (tokenization_id, tokenizer_digest) VALUES ('tokens', $1)", [TOKENIZER_DIGEST])
+            con.execute(
+                "INSERT INTO record.masks (mask_id, policy, settings, scoring_id, snapshot_id) VALUES ('mask', 'mine', '{}', 'scoring', 'now')"
+            )
+            con.execute("INSERT INTO record.pointers VALUES ('mask:mine', 'mask')")
+            for example_id, content, multiplicity in sorted({(row[0], row[1], row[7]) for row in self._rows}):
+                con.execute("INSERT INTO record.examples (example_id, content) VALUES ($1, $2)", [example_id, content])
+                con.execute(
+                    "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('now', $1, $2)",
+                    [example_id, multiplicity],
+                )
+            for example_id, _, branch, ids, positions, ends, keep, _, cut in self._rows:
+                name = f"{example_id}-{branch}"
+                con.execute(
+                    "INSERT INTO record.example_sequences (tokenization_id, example_id, branch, sequence_id, num_response_tokens_cut) "
+                    "VALUES ('tokens', $1, $2, $3, $4)",
+                    [example_id, branch, name, cut],
+                )
+                con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, $4)", [name, ids, positions, ends])
+                con.execute("INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ('mask', $1, $2)", [name, keep])
+        write_release(self.folder, 1)
+        return self
+
+    def export(self, form, out, tokenizer=None, overwrite=False):
+        with opened(self.folder) as (con, release):
+            return export(Queries(con), release, "mask", "mine", form, out, tokenizer=tokenizer, overwrite=overwrite)
+
+
+@pytest.fixture
+def world(tmp_path, tokenizer):
+    return World(tmp_path / "warehouse", tokenizer[0])
+
+
+def plain(world, example_id, prompt, response, **more):
+    return world.add(example_id, {"prompt": prompt, "response": response}, "sft", [(prompt, False), (response + IM_END, True)], **more)
+
+
+def chat(world, example_id="c"):
+    parts = [("user: hi\n", False), (f"hello 😀 well{IM_END}", True), ("\nuser: more\n", False), (f"Ö, 12{IM_END}", True)]
+    return world.add(example_id, {"messages": CHAT}, "sft", parts)
+
+
+def some(world):
+    for number, response in enumerate(["hello world", "Öl and 😀", "", "a", "llama"]):
+        plain(world, f"e{number}", "ask: ", response, multiplicity=1 + number % 2)
+    return chat(world)
+
+
+def loaded(done, kind):
+    return datasets.load_dataset(kind, data_files=str(done.folder / done.manifest["files"].copy().popitem()[0]), split="train")
+
+
+def supervised(folder):
+    return open_stream(folder, "mine", seed=0, batch_size=4).num_supervised_tokens
+
+
+# ---- real consumers
+
+
+class _Counting:
+    """A collator that counts what it hands over."""
+
+    def __init__(self, collator):
+        self.collator, self.batches = collator, []
+
+    def __call__(self, rows):
+        batch = self.collator(rows)
+        self.batches.append(batch)
+        return batch
+
+    def counts(self):
+        """Labels, labels that the shifted loss uses."""
+        labels = [batch["labels"] for batch in self.batches]
+        return sum(int((part != -100).sum()) for part in labels), sum(int((part[:, 1:] != -100).sum()) for part in labels)
+
+
+def tiny_model(vocabulary):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+    ))  # fmt: skip
+
+
+def trl_arguments(kind, folder, steps, batch_size, **more):
+    return kind(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=batch_size, max_length=None, bf16=False, use_cpu=True, report_to="none",
+        save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, dataloader_pin_memory=False, **more,
+    )  # fmt: skip
+
+
+def wrapped(rust):
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=rust, pad_token=IM_END, eos_token=IM_END)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_trls_sft_trainer_learns_from_the_kept_tokens_and_no_other(world, tokenizer, tmp_path, packing):
+    from trl import SFTConfig, SFTTrainer
+
+    done = some(world).release().export("trl-sft", tmp_path / "out")
+    rows = loaded(done, "parquet")
+    args = trl_arguments(SFTConfig, tmp_path / "trl", 2, 1 if packing else -(-len(rows) // 2))
+    if packing:
+        args.packing, args.max_length = True, 96
+    trainer = SFTTrainer(tiny_model(tokenizer[0].get_vocab_size()), args, train_dataset=rows, processing_class=wrapped(tokenizer[0]))
+    trainer.data_collator = counting = _Counting(trainer.data_collator)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    if packing:  # the packed rows are more than two steps' worth, so all of them are collated once more
+        assert len(trainer.train_dataset) < len(rows)
+        counting.batches = [counting.collator([row]) for row in trainer.train_dataset]
+    assert counting.counts() == (supervised(world.folder),) * 2
+    assert done.manifest["counts"]["num_supervised_tokens"] == supervised(world.folder)
+
+
+def test_trls_sft_trainer_takes_the_stream_itself(world, tokenizer, tmp_path):
+    from trl import SFTConfig, SFTTrainer
+
+    from warehouse.streamed_dataset import as_dataset
+
+    some(world).release()
+    stream = open_stream(world.folder, "mine", seed=0, batch_size=stream_size(world))
+    args = trl_arguments(SFTConfig, tmp_path / "trl", 1, stream.num_sequences)
+    trainer = SFTTrainer(
+        tiny_model(tokenizer[0].get_vocab_size()), args, train_dataset=as_dataset(stream, epochs=1), processing_class=wrapped(tokenizer[0])
+    )
+    trainer.data_collator = counting = _Counting(trainer.data_collator)
+    trainer.train()
+    assert counting.counts()[1] == stream.num_supervised_tokens
+
+
+def stream_size(world):
+    return open_stream(world.folder, "mine", seed=0, batch_size=1).num_sequences
+
+
+def pairs(world):
+    for number in range(4):
+        content = {"prompt": "ask: ", "chosen": f"hello {number}", "rejected": "world"}
+        for branch in ("chosen", "rejected"):
+            world.add(f"p{number}", content, branch, [("ask: ", False), (content[branch] + IM_END, True)], multiplicity=1 + number % 2)
+    return world
+
+
+def test_trls_dpo_trainer_compares_the_kept_tokens_of_both_branches(world, tokenizer, tmp_path):
+    """With the seam that the manifest names: a collator that multiplies completion_mask by the masks."""
+    import torch
+    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    class Masked(DataCollatorForPreference):
+        def torch_call(self, examples):
+            batch = super().torch_call(examples)
+            masks = [[0] * len(row["prompt_ids"]) + row[name] for name in ("chosen_mask", "rejected_mask") for row in examples]
+            width = batch["completion_mask"].shape[1]
+            batch["completion_mask"] *= torch.tensor([mask + [0] * (width - len(mask)) for mask in masks])
+            return batch
+
+    class Trainer(DPOTrainer):
+        def _prepare_dataset(self, dataset, *_, **__):
+            return dataset
+
+        def _set_signature_columns_if_needed(self):
+            super()._set_signature_columns_if_needed()
+            self._signature_columns = [*self._signature_columns, "chosen_mask", "rejected_mask"]
+
+    done = pairs(world).release().export("trl-dpo", tmp_path / "out")
+    rows = loaded(done, "parquet")
+    assert len(rows) == done.manifest["counts"]["num_rows"] == 6  # two of the four come twice
+    collator = _Counting(Masked(pad_token_id=0))
+    args = trl_arguments(DPOConfig, tmp_path / "trl", 2, 3)
+    model = tiny_model(tokenizer[0].get_vocab_size())
+    reference = tiny_model(tokenizer[0].get_vocab_size())
+    Trainer(model, reference, args, data_collator=collator, train_dataset=rows, processing_class=wrapped(tokenizer[0])).train()
+    seen = sum(int(batch["completion_mask"][:, 1:].sum()) for batch in collator.batches)
+    assert seen == supervised(world.folder) == done.manifest["counts"]["num_supervised_tokens"]
+
+
+def test_parquet_holds_every_sequence_with_its_flags(world, tmp_path):
+    done = some(world).release().export("parquet", tmp_path / "out")
+    rows = loaded(done, "parquet")
+    with duckdb.connect(str(next((world.folder / "releases").glob("*/alphatoken.duckdb"))), read_only=True) as con:
+        stored = {
+            row[0]: row[1:]
+            for row in con.execute("SELECT sequence_id, token_ids, response_positions, keep FROM record.sequences JOIN record.mask_values USING (sequence_id)").fetchall()
+        }  # fmt: skip
+    assert len(rows) == len(stored) == 6
+    for row in rows:
+        ids, positions, keep = stored[row["sequence_id"]]
+        kept = {position for position, flag in zip(positions, keep, strict=True) if flag}
+        assert row["token_ids"] == ids
+        assert row["keep"] == [position in kept for position in range(len(ids))]
+    counted = sum(row["multiplicity"] * sum(row["keep"][1:]) for row in rows)
+    assert counted == supervised(world.folder) == done.manifest["counts"]["num_supervised_tokens"]
+
+
+# ---- jsonl and its characters
+
+
+def test_jsonl_holds_content_tokens_flags_and_characters(world, tokenizer, tmp_path):
+    done = some(world).release().export("jsonl", tmp_path / "out", tokenizer[1])
+    rows = {row["example_id"]: row for row in loaded(done, "json")}
+    assert sum(row["multiplicity"] * sum(row["keep"][1:]) for row in rows.values()) == supervised(world.folder)
+    (only,) = rows["e0"]["responses"]
+    assert (only["message"], only["text"], only["is_own_text"]) == (None, "hello world", True)
+    first, second = rows["c"]["responses"]
+    assert [(turn["message"], turn["text"], turn["is_own_text"]) for turn in (first, second)] == [
+        (1, "hello 😀 well", True),
+        (3, "Ö, 12", True),
+    ]
+    lines = [json.loads(line) for line in (done.folder / "train.jsonl").read_text().splitlines()]
+    assert next(line for line in lines if line["example_id"] == "c")["content"] == {"messages": CHAT}
+    assert next(line for line in lines if line["example_id"] == "e2")["responses"][0]["kept_spans"] == []
+
+
+def every_character(text):
+    """Another tokenizer: characters."""
+    return [(place, place + 1) for place in range(len(text))]
+
+
+def another_tokenizers(text):
+    """Another tokenizer: words with the space before them, and punctuation."""
+    from tokenizers import models, pre_tokenizers
+
+    made = RustTokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    return made.encode(text).offsets
+
+
+def kept_text(text, spans, tokens):
+    """What another tokenizer keeps: the tokens that lie in a span."""
+    return "".join(text[a:b] for a, b in tokens if any(start <= a and b <= end for start, end in spans))
+
+
+def test_another_tokenizer_keeps_the_same_text_by_the_spans(valued_once, tmp_path):
+    """On the flow tests' world, whose words are tokens: the texts of the store's kept tokens are the judges."""
+    folder = valued_once.warehouse
+    texts = {(row[0], row[1]): row[2] for row in valued_once.sql("SELECT example_id, position, token FROM token_values")}
+    ends = {
+        (row[0], p) for row in valued_once.sql("SELECT example_id, end_of_turn_positions FROM record.current_sequences") for p in row[1]
+    }
+    with opened(folder) as (con, release):
+        queries = Queries(con)
+        digest = queries.run("export/lineage", mask_id=policy_mask(queries, "default")).fetchall()[0][-1]
+        reads = Tokenizer(valued_once.model / "tokenizer.json", digest)
+        done = export(
+            queries, release, policy_mask(queries, "default"), "default", "jsonl", tmp_path / "out", tokenizer=reads, overwrite=False
+        )
+    num_kept = 0
+    for line in (done.folder / "train.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        (turn,) = row["responses"]
+        positions = [p for p, flag in enumerate(row["keep"]) if flag and (row["example_id"], p) not in ends]
+        expected = "".join(texts[row["example_id"], p] for p in positions)
+        first = min(p for i, p in texts if i == row["example_id"])
+        expected = expected[1:] if positions[:1] == [first] else expected  # the dummy space is no character of the text
+        assert turn["text"] == row["content"]["response"]
+        for retokenized in (every_character, another_tokenizers):
+            assert kept_text(turn["text"], turn["kept_spans"], retokenized(turn["text"])) == expected
+        num_kept += len(positions)
+    assert num_kept > 50
+
+
+def test_a_cut_response_keeps_nothing_of_what_was_cut_off(world, tokenizer, tmp_path):
+    plain(world, "e", "ask: ", "hello 😀 and more", cut=9).release()
+    (row,) = loaded(world.export("jsonl", tmp_path / "out", tokenizer[1]), "json")
+    (turn,) = row["responses"]
+    assert turn["text"] == "hello 😀 and more"
+    assert turn["keep_end_of_turn"] is None
+    assert max(end for _, end in turn["kept_spans"]) <= len("hello 😀 and more") - 8
+
+
+def test_another_tokenizer_or_none_is_refused(world, tokenizer, tmp_path):
+    some(world).release()
+    with pytest.raises(ValueError, match="holds tokenizer other, the release was made with tokenizer"):
+        world.export("jsonl", tmp_path / "out", Tokenizer(tokenizer[1].file, "other"))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        world.export("jsonl", tmp_path / "out", Tokenizer(tmp_path / "tokenizer.json", TOKENIZER_DIGEST))
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the manifest, whole or absent
+
+
+@pytest.mark.parametrize("form", sorted(set(FORMATS) - {"trl-dpo"}))
+def test_the_manifest_names_what_is_there_and_the_same_release_gives_the_same_bytes(world, tokenizer, tmp_path, form):
+    some(world).release()
+    done, again = (world.export(form, tmp_path / name, tokenizer[1]) for name in ("one", "two"))
+    assert done.manifest == json.loads((done.folder / "manifest.json").read_text()) == again.manifest
+    assert {path.name for path in done.folder.iterdir()} == {"manifest.json", *done.manifest["files"]}
+    for name, about in done.manifest["files"].items():
+        data = (done.folder / name).read_bytes()
+        assert about == {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    counts = done.manifest["counts"]
+    assert (counts["num_examples"], counts["num_sequences"]) == (6, 6)
+    assert (done.manifest["mask_id"], done.manifest["policy"], done.manifest["format"]) == ("mask", "mine", form)
+    release = (world.folder / "releases" / "CURRENT").read_text()
+    assert done.manifest["release_id"] == release
+    assert "load_dataset" in done.manifest["reading"]
+
+
+def test_rows_without_a_kept_token_are_left_out_for_trl_and_counted(world, tmp_path):
+    world.add("n", {"prompt": "", "response": "b"}, "sft", [("b", True)])  # kept, at position 0: without a loss
+    plain(world, "m", "ask: ", "hello", multiplicity=3).release()
+    done = world.export("trl-sft", tmp_path / "out")
+    assert (done.manifest["counts"]["num_rows"], done.manifest["counts"]["num_rows_left_out"]) == (3, 1)
+    assert len(loaded(done, "parquet")) == 3
+
+
+def test_a_place_that_holds_anything_else_is_refused_and_an_export_is_replaced_when_asked(world, tmp_path):
+    some(world).release()
+    out = tmp_path / "out"
+    out.mkdir()
+    world.export("parquet", out)
+    with pytest.raises(FileExistsError, match="give --overwrite"):
+        world.export("trl-sft", out)
+    world.export("trl-sft", out, overwrite=True)
+    assert json.loads((out / "manifest.json").read_text())["format"] == "trl-sft"
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which is no export's"):
+        world.export("parquet", out, overwrite=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text("[]")
+    with pytest.raises(FileExistsError, match=r"holds manifest\.json, which is no export's"):
+        world.export("parquet", other, overwrite=True)
+    with pytest.raises(FileExistsError, match="is a file"):
+        world.export("parquet", out / "notes.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "warehouse"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failed_export_leaves_nothing_or_what_was_there(world, tmp_path, monkeypatch, overwrite):
+    some(world).release()
+    if overwrite:
+        world.export("parquet", tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*")}
+    monkeypatch.setattr(exports, "_sha256", lambda _: (_ for _ in ()).throw(OSError("no space left on device")))
+    with pytest.raises(OSError, match="no space left"):
+        world.export("trl-sft", tmp_path / "out", overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "warehouse"] if overwrite else ["warehouse"]
+
+
+def test_formats_without_their_examples_are_refused(world, tmp_path):
+    some(world).release()
+    with pytest.raises(
+        EmptyExportError, match="trl-dpo takes examples with the branches chosen and rejected; those of this release have: sft"
+    ):
+        world.export("trl-dpo", tmp_path / "out")
+
+
+def test_preferences_are_no_rows_for_sft_and_pairs_must_share_their_prompt(world, tmp_path):
+    pairs(world)
+    world.add("q", {"prompt": "ask: "}, "chosen", [("ask: ", False), ("b", True)])
+    world.add("q", {"prompt": "ask: "}, "rejected", [("sk: ", False), ("c", True)]).release()
+    with pytest.raises(EmptyExportError, match="take another format"):
+        world.export("trl-sft", tmp_path / "out")
+    with pytest.raises(ValueError, match="example q: chosen and rejected have prompts of 5 and 4 tokens that differ"):
+        world.export("trl-dpo", tmp_path / "out")
+
+
+def test_a_mask_that_leaves_a_sequence_undecided_is_refused(world, tmp_path):
+    some(world).release()
+    with Warehouse(world.folder) as warehouse:
+        warehouse.con.execute("DELETE FROM record.mask_values WHERE sequence_id = 'e1-sft'")
+        warehouse.con.execute("INSERT INTO record.pointers VALUES ('another', 'state')")
+    write_release(world.folder, 1)
+    for form in ("parquet", "trl-sft"):
+        with pytest.raises(ValueError, match=r"does not decide on 1 sequences, the first is e1-sft"):
+            world.export(form, tmp_path / "out")
+
+
+def test_a_lost_token_is_noticed(world, tmp_path, monkeypatch):
+    some(world).release()
+    original = formats._flatten
+
+    def losing(rows):
+        flat = original(rows)
+        flat.has_loss[flat.has_loss.nonzero()[0][0]] = False
+        return flat
+
+    monkeypatch.setattr(formats, "_flatten", losing)
+    with pytest.raises(RuntimeError, match="supervised tokens were written, the release has"):
+        world.export("trl-sft", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

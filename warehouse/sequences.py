@@ -1,0 +1,206 @@
+"""The sequences of a mask as flat arrays: read once from a release, kept beside it, and mapped into memory ever after.
+
+The copy beside a release is a folder `streams/<mask_id>` of NumPy files and one Arrow file. It holds nothing that the release does not
+hold, goes when the release is pruned, and lets a resumed training, or the eighth rank on a machine, begin without reading again: ranks
+share its pages. Where it cannot be written the arrays live in this process alone.
+"""
+
+import fcntl
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from warehouse import sql
+
+logger = logging.getLogger("alphatoken")
+
+_ROWS_PER_READ = 8192
+"""Rows fetched at once: one row group."""
+
+_VERSION = 1
+"""Of the copy's form; another one is read again from the release."""
+
+_ARRAYS = ("offsets", "token_ids", "keep", "num_supervised", "entries", "source_codes")
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """All sequences of a mask behind one another; sequence i has the tokens from offsets[i] to offsets[i + 1].
+
+    Attributes:
+        sequence_ids: the sequences, each once: an Arrow array of text.
+        offsets: int64, one more than sequences.
+        token_ids: int32, one per token.
+        keep: bool, one per token; whether the mask keeps it (False for prompts).
+        num_supervised: int64, one per sequence, from SQL: kept tokens at a position above 0.
+        entries: int64, which sequences a pass has, in the order of (example_id, branch), repeated by the examples' multiplicities.
+        source_codes: int16, one per entry: an index into `sources`.
+        sources: names of the sources, sorted, None (rows without a source) first.
+        num_supervised_tokens: tokens with a loss in one pass over all entries, counted by SQL on its own.
+    """
+
+    sequence_ids: pa.Array
+    offsets: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
+    keep: NDArray[np.bool_]
+    num_supervised: NDArray[np.int64]
+    entries: NDArray[np.int64]
+    source_codes: NDArray[np.int16]
+    sources: tuple[str | None, ...]
+    num_supervised_tokens: int
+
+
+def load_sequences(con: duckdb.DuckDBPyConnection, mask_id: str, release_folder: Path | None = None) -> Sequences:
+    """Map the copy beside a release, making it when it is missing; without a folder read into memory.
+
+    Args:
+        con: connection to a release, or to any warehouse nobody writes meanwhile; read only.
+        mask_id: the mask.
+        release_folder: folder of the release that `con` reads.
+
+    Returns:
+        the sequences.
+
+    Raises:
+        ValueError: the mask is unknown, has no sequences or does not decide on all of them.
+    """
+    if release_folder is None:
+        return _read(con, mask_id)
+    folder = release_folder / "streams" / mask_id
+    copy = _map(folder)
+    if copy is not None:
+        return copy
+    sequences = None
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        with (folder.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several ranks one reads, the others wait and map
+            copy = _map(folder)
+            if copy is None:
+                sequences = _read(con, mask_id)
+                _write(sequences, folder)
+                copy = _map(folder)
+    except OSError as error:
+        logger.warning("%s: no copy for later streams can be kept there (%s); this stream lives in memory", folder, error)
+    return copy or sequences or _read(con, mask_id)
+
+
+def _write(sequences: Sequences, folder: Path) -> None:
+    """Write the copy beside its place and rename it, so that it is whole or absent; call it while holding the lock."""
+    partial = folder.parent / f".{folder.name}.partial"
+    for leftover in (partial, folder):  # of a killed process; damaged, or of another version
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    try:
+        for name in _ARRAYS:
+            np.save(partial / f"{name}.npy", getattr(sequences, name))
+        table = pa.table({"sequence_id": sequences.sequence_ids})
+        with pa.OSFile(str(partial / "sequence_ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
+        about = {
+            "version": _VERSION,
+            "sizes": sizes,
+            "sources": sequences.sources,
+            "num_supervised_tokens": sequences.num_supervised_tokens,
+        }
+        (partial / "manifest.json").write_text(json.dumps(about))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _map(folder: Path) -> Sequences | None:
+    """Map a copy into memory; None where there is none, or where a file is not as long as it was written."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return None
+    about = json.loads(manifest.read_text())
+    files = {name: folder / name for name in about["sizes"]}
+    if about["version"] != _VERSION or any(not f.is_file() or f.stat().st_size != about["sizes"][n] for n, f in files.items()):
+        return None
+    arrays = {name: np.asarray(np.load(files[f"{name}.npy"], mmap_mode="r")) for name in _ARRAYS}
+    with pa.memory_map(str(files["sequence_ids.arrow"])) as source:
+        sequence_ids = pa.ipc.open_file(source).read_all()["sequence_id"].combine_chunks()
+    return Sequences(sequence_ids, **arrays, sources=tuple(about["sources"]), num_supervised_tokens=about["num_supervised_tokens"])
+
+
+def _query(con: duckdb.DuckDBPyConnection, name: str, mask_id: str) -> Any:
+    """Make a relation, not a result: DuckDB hands its rows to Arrow without another copy (untyped, as pyarrow is)."""
+    return con.sql(sql.load(name), params={"mask_id": mask_id})
+
+
+def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
+    """Refuse a mask that is unknown, or that leaves a sequence of its snapshot undecided.
+
+    Raises:
+        ValueError: so it is; names the known masks, or the first sequence.
+    """
+    known = con.execute(sql.load("stream/known_masks")).fetchall()
+    if mask_id not in {row[0] for row in known}:
+        names = ", ".join(f"{identity} ({policy})" for identity, policy in known) or "none; make one first"
+        raise ValueError(f"there is no mask {mask_id} in this warehouse; it has: {names}")
+    if offending := _query(con, "stream/check_mask", mask_id).fetchall():
+        example_id, branch, sequence_id, num_tokens, num_flags = offending[0]
+        raise ValueError(
+            f"mask {mask_id} does not decide on {len(offending)} sequences, the first is {sequence_id} (example {example_id}, {branch}): "
+            f"{num_flags or 0} keep flags, or some of them NULL, for {num_tokens or 0} response tokens; make the mask again"
+        )
+
+
+def _read(con: duckdb.DuckDBPyConnection, mask_id: str) -> Sequences:
+    """Read a mask's sequences from the database, a row group at a time, into arrays of the size they will have.
+
+    Returns:
+        the sequences, in memory.
+
+    Raises:
+        ValueError: the mask is unknown, has no sequences or does not decide on all of them.
+    """
+    check_mask(con, mask_id)
+    num_sequences, num_tokens = _query(con, "stream/count_tokens", mask_id).fetchall()[0]
+    if num_sequences == 0:
+        raise ValueError(f"mask {mask_id}: its snapshot has no sequences; see the view rejected_rows for the reasons")
+    offsets, num_supervised = np.zeros(num_sequences + 1, np.int64), np.empty(num_sequences, np.int64)
+    token_ids, keep = np.empty(num_tokens, np.int32), np.zeros(num_tokens, np.bool_)
+    sequence_ids, row, begin = [], 0, 0
+    for rows in _query(con, "stream/tokens", mask_id).to_arrow_reader(_ROWS_PER_READ):
+        lengths, end = _lengths(rows["token_ids"]), row + len(rows)
+        offsets[row + 1 : end + 1] = begin + np.cumsum(lengths)
+        token_ids[begin : offsets[end]] = rows["token_ids"].flatten().to_numpy()
+        begins = np.repeat(offsets[row:end], _lengths(rows["kept_positions"]))
+        keep[begins + rows["kept_positions"].flatten().to_numpy()] = True
+        num_supervised[row:end] = rows["num_supervised"].to_numpy()
+        sequence_ids.append(rows["sequence_id"])
+        row, begin = end, int(offsets[end])
+    ids = pa.concat_arrays(sequence_ids)
+    entries = _query(con, "stream/order", mask_id).to_arrow_table()
+    multiplicity = entries["multiplicity"].to_numpy()
+    places = pc.index_in(entries["sequence_id"], value_set=ids).to_numpy().astype(np.int64)
+    sources, codes = _encode_sources(entries["source"])
+    return Sequences(
+        ids, offsets, token_ids, keep, num_supervised, np.repeat(places, multiplicity), np.repeat(codes, multiplicity), sources,
+        int(_query(con, "stream/count_supervised", mask_id).fetchall()[0][0]),
+    )  # fmt: skip
+
+
+def _encode_sources(column: pa.ChunkedArray) -> tuple[tuple[str | None, ...], NDArray[np.int16]]:
+    """Number the sources: None first where some rows have none, then by name."""
+    names = sorted(name for name in pc.unique(column).to_pylist() if name is not None)
+    sources = (*((None,) if column.null_count else ()), *names)
+    codes = pc.index_in(column, value_set=pa.array(sources, pa.string()))
+    return sources, codes.to_numpy().astype(np.int16)
+
+
+def _lengths(lists: pa.Array) -> NDArray[np.int64]:
+    return np.asarray(lists.value_lengths().to_numpy(), dtype=np.int64)
