@@ -1,7 +1,7 @@
 """The weight matrices of a model's last blocks, and which outputs of them are the values of attention."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.directions import in_scope
+from models.lowrank import DirectionTensor, LowRank
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,12 @@ class Layer:
         """Whether the weight is [inputs, outputs]."""
         return type(self.module) is not nn.Linear
 
-    def apply(self, weight: Tensor, inputs: Tensor) -> Tensor:
-        """Multiply inputs with a weight-shaped tensor, as the layer does with its weight; no bias."""
-        return inputs @ weight if self.transposed else functional.linear(inputs, weight)
+    def apply(self, weight: DirectionTensor, inputs: Tensor) -> Tensor:
+        """Multiply inputs with a weight-shaped tensor or its low-rank form, as the layer does with its weight; no bias."""
+        weight_OI = weight.mT if self.transposed else weight
+        if isinstance(weight_OI, LowRank):
+            return inputs @ weight_OI.right_IR @ weight_OI.left_OR.mT
+        return functional.linear(inputs, weight_OI)
 
     def outer(self, outputs_NO: Tensor, inputs_NI: Tensor) -> Tensor:
         """Sum the outer products of outputs and inputs: a weight-shaped tensor."""
@@ -59,6 +63,11 @@ class LastBlocks:
     def names(self) -> list[str]:
         """Names of the layers' weights."""
         return [layer.name for layer in self.layers]
+
+    def within(self, names: Iterable[str]) -> "LastBlocks":
+        """Keep the layers of a scope."""
+        kept = set(names)
+        return replace(self, layers=[layer for layer in self.layers if layer.name in kept])
 
 
 def last_blocks(model: nn.Module, number: int) -> LastBlocks:

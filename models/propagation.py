@@ -25,7 +25,8 @@ from models.attention_band import causal_sums
 from models.batches import TokenBatch, collate
 from models.blocks import LastBlocks, Layer, last_blocks
 from models.losses import counted, entropies, token_losses
-from models.probe import Direction, ScaledDirections, scale_directions
+from models.lowrank import Direction
+from models.probe import ScaledDirections, scale_directions, total_norm
 from models.response_pass import response_pass
 from models.scoring import SequenceValues, Values
 from models.settings import PropagationSettings
@@ -68,6 +69,7 @@ def propagate(model: nn.Module, batch: TokenBatch, directions: ScaledDirections,
     """
     shape = batch.weights_BT.shape
     width = max(1, min(window, shape[1] - 1))
+    blocks = blocks.within(name for direction in directions.tensors.values() for name in direction)
     meeting = _Meeting(directions.tensors, shape, batch.weights_BT.device)
     log_probs_NV = response_pass(model, batch, blocks, meeting if directions.tensors else None, meeting.bands, width)
     rows_N, positions_N = counted(batch)
@@ -135,7 +137,7 @@ class PropagationScorer:
         self._blocks = last_blocks(model, settings.last_blocks)
         for name, direction in directions.items():
             self._check(name, direction)
-        self._zero = [name for name, d in directions.items() if not any(bool(t.any()) for t in d.values())]
+        self._zero = [name for name, d in directions.items() if total_norm(d.values()) == 0]
         self._directions = scale_directions(model, {n: d for n, d in directions.items() if n not in self._zero})
 
     def _check(self, name: str, direction: Direction) -> None:

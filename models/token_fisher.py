@@ -108,13 +108,12 @@ def token_fisher(
     """
     if not any(positions for _, positions in texts):
         raise ValueError(f"token_fisher: none of {len(texts)} texts has a sampled token; the training snapshot has no usable prompt")
-    blocks = last_blocks(model, num_blocks)
+    blocks = last_blocks(model, num_blocks).within(scope)
     parameters = dict(model.named_parameters())
     fisher = {name: torch.zeros_like(parameters[name]) for name in scope}
 
     def meet(layer: Layer, inputs_BTI: Tensor, delta_BTO: Tensor) -> None:
-        if layer.name in fisher:
-            fisher[layer.name] += layer.outer(delta_BTO.flatten(0, 1).square(), inputs_BTI.flatten(0, 1).square())
+        fisher[layer.name] += layer.outer(delta_BTO.flatten(0, 1).square(), inputs_BTI.flatten(0, 1).square())
 
     done = 0
     for plan in plan_batches([(f"{i:09d}", len(ids)) for i, (ids, _) in enumerate(texts)], batch_tokens):

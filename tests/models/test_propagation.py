@@ -6,6 +6,7 @@ import torch
 
 from models.batches import collate
 from models.blocks import last_blocks
+from models.lowrank import LowRank
 from models.probe import probe, scale_directions
 from models.propagation import PropagationScorer, propagate
 from models.settings import PropagationSettings
@@ -178,6 +179,35 @@ def test_half_precision_ranks_tokens_alike():
     half = propagated(build("llama", torch.bfloat16), ids, response, {n: t.bfloat16() for n, t in tiny.items()}, settings())[0]
     for one, other in zip(wide, half, strict=True):
         assert np.corrcoef(one, other)[0, 1] > 0.99
+
+
+def test_layers_out_of_scope_contribute_nothing_and_are_not_looked_at():
+    model = build("llama")
+    direction = direction_of(model)
+    zeroed = {name: t * (".mlp." not in name) for name, t in direction.items()}
+    scope = {name: t for name, t in direction.items() if ".mlp." not in name}
+    both = [propagated(model, IDS, RESPONSES, d, settings())[0] for d in (scope, zeroed)]
+    assert_near(both[0][0], both[1][0], 1e-9)
+    assert_near(both[0][1], both[1][1], 1e-9)
+    model.model.layers[1].mlp.up_proj.forward = lambda x: x[:, :0]  # as an expert that gets some positions only
+    model.model.layers[1].mlp.forward = lambda x: (model.model.layers[1].mlp.up_proj(x), x)[1]
+    assert np.isfinite(propagated(model, IDS, RESPONSES, scope, settings())[0]).all()
+    with pytest.raises(ValueError, match="took part"):
+        propagated(model, IDS, RESPONSES, direction, settings())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_low_rank_directions_give_the_values_of_their_products(family):
+    model = build(family)
+    factors = {
+        name: LowRank(*(torch.randn(n, 2, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in t.shape))
+        for name, t in direction_of(model).items()
+    }
+    dense = {name: t.dense() for name, t in factors.items()}
+    both = [propagated(model, IDS, RESPONSES, d, settings()) for d in (factors, dense)]
+    for (direct, causal), (expected_direct, expected_causal) in zip(*both, strict=True):
+        assert_near(direct, expected_direct, 1e-9)
+        assert_near(causal, expected_causal, 1e-9)
 
 
 def test_directions_of_another_scope_and_unfrozen_models_are_refused():
