@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 2, "low_rank": 1}
+CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
 
 
@@ -107,6 +107,45 @@ class FisherSettings:
             )
 
 
+class Paper:
+    """What arXiv 2606.01635 uses in its released form, and where the quantity stands there. λ and ρ are in warehouse/policies.py."""
+
+    LAST_BLOCKS = 3  # K, Eq. 8 and 9
+    WINDOW = 32  # W, Eq. 9
+    FISHER_SEQUENCES = 1000  # mean of Eq. 10
+    FISHER_PROMPT_TOKENS = 256  # text of Eq. 10
+    FISHER_SAMPLED_TOKENS = 128  # text of Eq. 10
+    VALIDATION_EXAMPLES = 32  # mean of Eq. 7; here data.validation as it is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationSettings:
+    """The estimator `value_propagation`, the paper's released form (DESIGN 3.3); without effect on `exact`.
+
+    Attributes:
+        last_blocks: K, the blocks at the model's end whose linear layers count; refused where the model has fewer.
+        window: W, the later positions that a causal value reaches.
+        fisher_sequences: training prompts that the reference continues for its Fisher, drawn once and then pinned; all, where there are fewer.
+        fisher_prompt_tokens: tokens kept of such a prompt, its last ones.
+        fisher_sampled_tokens: tokens sampled after it at most; a text ends early at its end-of-text token.
+        seed: seed of the sampling.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    last_blocks: int = Paper.LAST_BLOCKS
+    window: int = Paper.WINDOW
+    fisher_sequences: int = Paper.FISHER_SEQUENCES
+    fisher_prompt_tokens: int = Paper.FISHER_PROMPT_TOKENS
+    fisher_sampled_tokens: int = Paper.FISHER_SAMPLED_TOKENS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("last_blocks", "window", "fisher_sequences", "fisher_prompt_tokens", "fisher_sampled_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"scoring.propagation.{name} is {getattr(self, name)}; it must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LowRankSettings:
     """Directions as products of thin factors, so that the scoring pass costs a third less (docs/benchmarks.md).
@@ -138,7 +177,7 @@ class ScoringSettings:
     """How tokens are valued.
 
     Attributes:
-        estimator: `exact`, the position × loss matrix of DESIGN 3.2.
+        estimator: `exact`, the position × loss matrix of DESIGN 3.2, or `value_propagation`, the paper's released form (DESIGN 3.3).
         dtype: numbers the scoring pass computes in; values are stored in float32. Directions are always made in float32.
         batch_tokens: tokens of one batch, padding counted; halved when memory runs out.
         part_tokens: tokens of one part, the file that a killed run keeps: about a minute of work.
@@ -147,12 +186,13 @@ class ScoringSettings:
         packing: put the sequences of a batch into one row, without padding.
         activation_checkpointing: keep the activations between layers alone, for long sequences; costs one forward pass more.
         warmup: how the scoring model is made when `model.scoring` names none.
-        fisher: how the Fisher of the reference is estimated.
+        fisher: how the Fisher of the reference is estimated, for `exact`.
+        propagation: how `value_propagation` works.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    estimator: Literal["exact"] = "exact"
+    estimator: Literal["exact", "value_propagation"] = "exact"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = 8192
     part_tokens: int = 262144
@@ -162,6 +202,7 @@ class ScoringSettings:
     activation_checkpointing: bool = False
     warmup: WarmupSettings = field(default_factory=WarmupSettings)
     fisher: FisherSettings = field(default_factory=FisherSettings)
+    propagation: PropagationSettings = field(default_factory=PropagationSettings)
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1 or self.part_tokens < self.batch_tokens:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.adapter_files import is_adapter
 from models.files import resolve_folder, weight_files
-from tasks import adapters, identities
+from tasks import adapters, identities, propagation
 from tasks.runs import Run
 from warehouse.connect import Warehouse
 from warehouse.write import ValueIdentities
@@ -152,6 +152,7 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     adapters.check_quantised(config, reference, given or None)
     artifacts = Artifacts(warehouse, run, snapshot_id, refresh=refresh)
     sequences = Sequences(warehouse, tokenization_id)
+    propagation.check_models(config, reference, given or None)
     if given:
         scoring = given
         check_weights(scoring)
@@ -175,29 +176,37 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     if not validation:
         raise ValueError("the validation set has no usable example; check data.validation and the table rejected_rows")
     exclude = config.scoring.scope_exclude
-    fisher_digest, fisher, fisher_details = artifacts.get(
-        "fisher", identities.fisher_key(config, scoring_digest if is_adapter(scoring) else reference_digest),
-        dataclasses.asdict(config.scoring.fisher),
-        lambda path: _fisher(run, reference, scoring, path, report),
-    )  # fmt: skip
-    adapt_digest, adapt, adapt_details = artifacts.get(
-        "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), {"scope_exclude": exclude},
-        lambda path: _adapt(run, reference, scoring, validation, path),
-    )  # fmt: skip
-    stab_digest, stab, stab_details = artifacts.get(
-        "stab", identities.stab_key(fisher_digest, scoring_digest, reference_digest), {"scope_exclude": exclude},
-        lambda path: _stab(run, scoring, reference, fisher, path),
-    )  # fmt: skip
-    ids = identities.value_identities(config, scoring_digest, reference_digest, adapt_digest, stab_digest)
+    if config.scoring.estimator == "value_propagation":
+        models = propagation.Models(reference, reference_digest, scoring, scoring_digest)
+        adapt, stab, made = propagation.make_directions(
+            config, models, tokenization_id, lambda: sequences.of(snapshot_id), validation, artifacts.get, _saved, report
+        )
+    else:
+        fisher_digest, fisher, fisher_details = artifacts.get(
+            "fisher", identities.fisher_key(config, scoring_digest if is_adapter(scoring) else reference_digest),
+            dataclasses.asdict(config.scoring.fisher),
+            lambda path: _fisher(run, reference, scoring, path, report),
+        )  # fmt: skip
+        adapt_digest, adapt, adapt_details = artifacts.get(
+            "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), {"scope_exclude": exclude},
+            lambda path: _adapt(run, reference, scoring, validation, path),
+        )  # fmt: skip
+        stab_digest, stab, stab_details = artifacts.get(
+            "stab", identities.stab_key(fisher_digest, scoring_digest, reference_digest), {"scope_exclude": exclude},
+            lambda path: _stab(run, scoring, reference, fisher, path),
+        )  # fmt: skip
+        made = {
+            "adapt": {"digest": adapt_digest, **adapt_details}, "stab": {"digest": stab_digest, **stab_details},
+            "fisher": {"digest": fisher_digest, **fisher_details},
+        }  # fmt: skip
+    ids = identities.value_identities(config, scoring_digest, reference_digest, made["adapt"]["digest"], made["stab"]["digest"])
     described = {
         "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(exclude),
         "reference": {"name": config.model.reference, "digest": reference_digest},
         "scoring": {"name": config.model.scoring or ("warm-up" if scoring != reference else config.model.reference), "digest": scoring_digest},
-        "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id,
-        "adapt": {"digest": adapt_digest, **adapt_details}, "stab": {"digest": stab_digest, **stab_details},
-        "fisher": {"digest": fisher_digest, **fisher_details},
+        "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id, **made,
     }  # fmt: skip
-    is_zero = stab_details["norm"] == 0
+    is_zero = made["stab"]["norm"] == 0
     if is_zero:
         logger.warning(STABILITY_IS_ZERO)
     return ScoringSetup(ids, reference, scoring, adapt, stab, described, is_zero, artifacts.num_made)

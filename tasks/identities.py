@@ -133,6 +133,26 @@ def fisher_key(config: Configuration, model_digest: str) -> str:
     return digest("fisher", model_digest, fisher, sorted(config.scoring.scope_exclude), CODE_VERSIONS["fisher"])
 
 
+def token_fisher_key(config: Configuration, reference_digest: str, tokenization_id: str) -> str:
+    """Identify the token-level Fisher of `value_propagation`: everything but the training snapshot, whose prompts it is pinned to."""
+    settings = dataclasses.asdict(config.scoring.propagation)
+    del settings["window"]
+    return digest(
+        "token_fisher", reference_digest, tokenization_id, settings, sorted(config.scoring.scope_exclude), CODE_VERSIONS["token_fisher"]
+    )
+
+
+def propagation_adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:
+    """Identify G of `value_propagation`: the scoring model, the validation sequences, the last blocks."""
+    scope = [config.scoring.propagation.last_blocks, sorted(config.scoring.scope_exclude)]
+    return digest("propagation_adapt", scoring_digest, sorted(validation_sequences), scope, CODE_VERSIONS["directions"])
+
+
+def propagation_stab_key(token_fisher_digest: str, scoring_digest: str, reference_digest: str) -> str:
+    """Identify V of `value_propagation`: its Fisher and the drift."""
+    return digest("propagation_stab", token_fisher_digest, scoring_digest, reference_digest, CODE_VERSIONS["directions"])
+
+
 def adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:
     """Identify D_A: the scoring model, the validation sequences, the scope."""
     return digest("adapt", scoring_digest, sorted(validation_sequences), sorted(config.scoring.scope_exclude), CODE_VERSIONS["directions"])
@@ -149,7 +169,7 @@ def value_identities(
     """Identify the four groups of values of a scoring.
 
     Args:
-        config: estimator and dtype count.
+        config: estimator with its settings and dtype count.
         scoring_digest: the scoring model.
         reference_digest: the reference model.
         adapt_digest: content of D_A.
@@ -159,9 +179,13 @@ def value_identities(
         the identities.
     """
     how = [config.scoring.estimator, config.scoring.dtype, CODE_VERSIONS["probe"]]
+    signals = how[1:]  # loss and entropy are the same numbers under any estimator
+    if config.scoring.estimator == "value_propagation":
+        form = config.scoring.propagation
+        how = [config.scoring.estimator, config.scoring.dtype, CODE_VERSIONS["propagation"], form.last_blocks, form.window]
     return ValueIdentities(
         adapt_values_id=digest("values", scoring_digest, adapt_digest, *how),
         stab_values_id=digest("values", scoring_digest, stab_digest, *how),
-        signals_id=digest("signals", scoring_digest, *how[1:]),
-        ref_signals_id=digest("signals", reference_digest, *how[1:]),
+        signals_id=digest("signals", scoring_digest, *signals),
+        ref_signals_id=digest("signals", reference_digest, *signals),
     )

@@ -19,7 +19,10 @@ from warehouse.connect import Warehouse
 from warehouse.write import PART_SCHEMAS, ValueIdentities, commit_shard
 
 if TYPE_CHECKING:
+    from models.propagation import PropagationScorer
     from models.scoring import Scorer, SequenceValues
+
+    AnyScorer = Scorer | PropagationScorer
 
 logger = logging.getLogger("alphatoken")
 
@@ -160,7 +163,7 @@ def _num_committed(plan: Plan) -> int:
     return int(marker.read_text()) if marker.is_file() else 0
 
 
-def _run_plan(warehouse: Warehouse, run: Run, plan: Plan, scorer: "Scorer", lengths: Mapping[str, int], state: _Progress) -> None:
+def _run_plan(warehouse: Warehouse, run: Run, plan: Plan, scorer: "AnyScorer", lengths: Mapping[str, int], state: _Progress) -> None:
     waiting = 0
     for number in range(_num_committed(plan), len(plan.parts)):
         rows = _score_part(warehouse, plan.parts[number], plan.model, plan.groups, scorer, lengths, state)
@@ -199,8 +202,9 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
         (plan.folder / "plan.json").unlink()
 
 
-def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) -> "Scorer":
+def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) -> "AnyScorer":
     from models.directions import content_digest, load_tensors
+    from models.propagation import PropagationScorer
     from models.reference import DTYPES, load_model, resolve_device
     from models.scoring import Scorer
 
@@ -214,7 +218,10 @@ def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) 
             )
     if model == "reference":
         return Scorer(load_model(setup.reference, device, dtype), directions)
-    return Scorer(load_scoring(setup.reference, setup.scoring, device, dtype), directions)
+    loaded = load_scoring(setup.reference, setup.scoring, device, dtype)
+    if run.config.scoring.estimator == "value_propagation":
+        return PropagationScorer(loaded, directions, run.config.scoring.propagation)
+    return Scorer(loaded, directions)
 
 
 def _score_part(
@@ -222,7 +229,7 @@ def _score_part(
     batches: list[list[str]],
     model: str,
     groups: Mapping[str, str],
-    scorer: "Scorer",
+    scorer: "AnyScorer",
     lengths: Mapping[str, int],
     state: _Progress,
 ) -> pa.Table:

@@ -53,7 +53,7 @@ class Configuration:
         data: the data sets.
         model: the models.
         scoring: how tokens are valued.
-        policy: named policies; `default`, `random` and `full` exist without being named.
+        policy: named policies; `default`, `random`, `full` and, for `value_propagation`, `paper` exist without being named.
         training: fine-tuning on a mask.
         warehouse: the store.
         base: folder that relative paths start from: that of the configuration file.
@@ -75,12 +75,16 @@ class Configuration:
         return (self.base / Path(self.warehouse.path).expanduser()).resolve()
 
     def policies(self) -> dict[str, PolicySettings]:
+        """Return the policies that a run applies, by name: of all there are, those that fit `scoring.estimator`."""
+        return {name: one for name, one in self._all_policies().items() if one.estimator in {None, self.scoring.estimator}}
+
+    def _all_policies(self) -> dict[str, PolicySettings]:
         """Return all policies by name: those of the configuration over the built-in ones, `random` at the rate of `default`."""
         default = self.policy.get("default", BUILT_IN["default"])
         return {**BUILT_IN, "random": dataclasses.replace(default, select="random"), **self.policy}
 
     def policy_named(self, name: str) -> PolicySettings:
-        """Look a policy up.
+        """Look a policy up, also one that does not fit `scoring.estimator`: what the stored values fit, `write_mask` knows.
 
         Returns:
             its settings.
@@ -88,7 +92,7 @@ class Configuration:
         Raises:
             ConfigurationError: there is none of that name.
         """
-        policies = self.policies()
+        policies = self._all_policies()
         if name not in policies:
             raise ConfigurationError(f"there is no policy {name!r}{_nearest(name, policies)}; known are {', '.join(sorted(policies))}")
         return policies[name]

@@ -96,19 +96,24 @@ def _directions(
     else:
         scoring = find("warm-up", identities.warmup_key(config, reference, tokenization_id))
     adapt = stab = fisher = None
+    by_propagation = config.scoring.estimator == "value_propagation"
     if adapted and scoring is None:
         made.append("Fisher")
+    elif by_propagation:
+        fisher = find("token-level Fisher", identities.token_fisher_key(config, reference, tokenization_id))
     else:
         fisher = find("Fisher", identities.fisher_key(config, (scoring if adapted else None) or reference))
+    adapt_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
+    stab_key = identities.propagation_stab_key if by_propagation else identities.stab_key
     if scoring is None or validation is None:
         made.append("adaptation direction")
     else:
         rows = reader.run("status/validation_sequences", tokenization_id=tokenization_id, example_ids=list(validation)).fetchall()
-        adapt = find("adaptation direction", identities.adapt_key(config, scoring, [str(row[0]) for row in rows]))
+        adapt = find("adaptation direction", adapt_key(config, scoring, [str(row[0]) for row in rows]))
     if scoring is None or fisher is None:
         made.append("stability direction")
     else:
-        stab = find("stability direction", identities.stab_key(fisher, scoring, reference))
+        stab = find("stability direction", stab_key(fisher, scoring, reference))
     if scoring is None:
         return made, None
     return made, identities.value_identities(config, scoring, reference, adapt or "to be made", stab or "to be made")

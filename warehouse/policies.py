@@ -20,6 +20,7 @@ COLUMNS = ("adapt_direct", "adapt_causal", "stab_direct", "stab_causal", "loss",
 Select = Literal["value", "random", "all"]
 Normalization = Literal["none", "zscore", "rank"]
 Group = Literal["response", "source", "dataset"]
+Estimator = Literal["exact", "value_propagation"]
 
 
 def _components() -> dict[str, float]:
@@ -49,6 +50,7 @@ class PolicySettings:
         protect_end_of_turn: whether end-of-turn tokens of the response are kept whatever their value.
         min_kept: eligible tokens kept of each response at least (all, if it has fewer); wins over `keep`.
         seed: key of `random`.
+        estimator: the estimator whose values the policy is for (`exact` or `value_propagation`); a scoring by another is refused. None: any.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -62,6 +64,7 @@ class PolicySettings:
     protect_end_of_turn: bool = True
     min_kept: int = 1
     seed: int = 0
+    estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
         choices = {"select": Select, "normalization": Normalization, "normalize_over": Group, "scope": Group}
@@ -82,10 +85,21 @@ class PolicySettings:
             raise ValueError(f'weights: got {dict(self.weights)}, expected a weight other than 0; to keep every token, set select: "all"')
 
 
+PAPER_STABILITY_WEIGHT, PAPER_KEEP = 1.5, 0.5
+"""λ and ρ of arXiv 2606.01635 Eq. 12."""
+
+
+def _paper() -> PolicySettings:
+    """Write Eq. 12: Φ = adapt_direct + adapt_causal + λ (stab_direct + stab_causal) as they are; the best ρ of each response, none protected."""
+    weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in COLUMNS[:4]}
+    return PolicySettings(weights=weights, normalization="none", keep=PAPER_KEEP, protect_end_of_turn=False, estimator="value_propagation")
+
+
 BUILT_IN: Mapping[str, PolicySettings] = MappingProxyType({
     "default": PolicySettings(),
     "random": PolicySettings(select="random"),
     "full": PolicySettings(select="all", keep=1.0),
+    "paper": _paper(),
 })
 """Policies that need no configuration. `full` is `select="all"`: with keep = 1 alone, tokens without a value would be dropped."""
 
@@ -132,12 +146,13 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         counts, and whether anything was computed.
 
     Raises:
-        ValueError: there is no current scoring or snapshot, or some of its sequences lack values.
+        ValueError: there is no current scoring or snapshot, some of its sequences lack values, or the policy is for another estimator.
     """
     scoring_id, snapshot_id = warehouse.pointer("scoring"), warehouse.pointer("snapshot")
     if scoring_id is None or snapshot_id is None:
         missing = "scoring" if scoring_id is None else "snapshot"
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
+    _check_estimator(warehouse, policy, settings)
     mask_id = mask_identity(settings, scoring_id, snapshot_id)
     found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
@@ -161,6 +176,23 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         warehouse.run("masks/drop_scores")
     num_tokens, num_kept, num_sequences = _one_row(warehouse, "masks/get_mask", mask_id=mask_id)
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
+
+
+def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
+    """Refuse a scoring by another estimator than the policy is for.
+
+    Raises:
+        ValueError: the estimators differ.
+    """
+    if settings.estimator is None:
+        return
+    row = warehouse.one("status/scoring_settings")
+    estimator = json.loads(row[0]).get("estimator") if row is not None else None
+    if estimator != settings.estimator:
+        raise ValueError(
+            f"policy {policy!r} is for values of the estimator {settings.estimator!r}, but the current scoring is by {estimator!r}; "
+            f"set scoring.estimator to {settings.estimator} and value the tokens again, or name another policy"
+        )
 
 
 def _score(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:

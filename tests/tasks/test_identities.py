@@ -85,11 +85,41 @@ def test_the_version_of_the_probe_changes_all_values(monkeypatch):
     assert changed(plain, all_ids(configured())) == set(plain)
 
 
+def propagating(**propagation):
+    return configured(scoring={"estimator": "value_propagation", "propagation": propagation})
+
+
+def test_settings_of_value_propagation_change_its_values_and_artefacts_and_none_of_exact(monkeypatch):
+    def keys(config):
+        return {
+            "fisher": identities.fisher_key(config, "r"),
+            "adapt": identities.adapt_key(config, "s", ["a"]),
+            "token_fisher": identities.token_fisher_key(config, "r", "t"),
+            "G": identities.propagation_adapt_key(config, "s", ["a"]),
+        }
+
+    values = {"adapt_values_id", "stab_values_id"}
+    for setting, made in {
+        "last_blocks": {"token_fisher", "G"}, "window": set(), "fisher_sequences": {"token_fisher"}, "fisher_prompt_tokens": {"token_fisher"},
+        "fisher_sampled_tokens": {"token_fisher"}, "seed": {"token_fisher"},
+    }.items():  # fmt: skip
+        config = propagating(**{setting: 5})
+        assert changed(all_ids(propagating()), all_ids(config)) == (values if setting in {"last_blocks", "window"} else set()), setting
+        assert changed(keys(propagating()), keys(config)) == made, setting
+        exact = configured(scoring={"propagation": {setting: 5}})
+        assert all_ids(exact) == all_ids(configured())
+    assert identities.propagation_adapt_key(configured(), "s", ["a"]) != identities.adapt_key(configured(), "s", ["a"])
+    assert identities.propagation_stab_key("f", "s", "r") != identities.stab_key("f", "s", "r")
+    assert identities.token_fisher_key(configured(), "r", "other") != identities.token_fisher_key(configured(), "r", "t")
+    before = all_ids(propagating())
+    monkeypatch.setitem(CODE_VERSIONS, "propagation", CODE_VERSIONS["propagation"] + 1)
+    assert changed(before, all_ids(propagating())) == values
+    assert changed(all_ids(configured()), before) == values
+
+
 def test_another_estimator_changes_the_values_of_directions_and_no_signal():
-    config = configured()
-    object.__setattr__(config.scoring, "estimator", "value_propagation")  # the only one that may be set so far is exact
     plain = all_ids(configured())
-    assert changed(plain, all_ids(config)) == {"adapt_values_id", "stab_values_id"}
+    assert changed(plain, all_ids(propagating())) == {"adapt_values_id", "stab_values_id"}
 
 
 def test_at_the_reference_the_signals_are_those_of_the_reference_and_equal_directions_have_equal_values():

@@ -167,7 +167,7 @@ def test_the_smallest_configuration_has_the_defaults_of_every_section():
     assert (config.scoring, config.training, config.warehouse) == (ScoringSettings(), TrainingSettings(), WarehouseSettings())
     assert config.data.evaluation is None
     assert config.data.retention is None
-    assert config.policies() == dict(BUILT_IN)
+    assert config.policies() == {name: policy for name, policy in BUILT_IN.items() if name != "paper"}
 
 
 # ---- overrides
@@ -289,13 +289,24 @@ def test_as_dict_is_plain_data_with_every_setting_and_makes_the_same_configurati
     assert build(plain, Path(base), "") == config
 
 
+def test_a_run_applies_the_policies_that_fit_the_estimator_and_names_find_all():
+    mine = {"policy": {"mine": {"estimator": "exact"}}}
+    exact = build(merged(SMALLEST, mine), Path(), "")
+    other = build(merged(SMALLEST, {**mine, "scoring": {"estimator": "value_propagation"}}), Path(), "")
+    assert set(exact.policies()) == {"default", "random", "full", "mine"}
+    assert set(other.policies()) == {"default", "random", "full", "paper"}
+    for config in (exact, other):
+        assert config.policy_named("paper") == BUILT_IN["paper"]
+        assert config.policy_named("mine").estimator == "exact"
+
+
 def test_named_policies_win_over_the_built_in_ones():
     config = build(merged(SMALLEST, {"policy": {"default": {"keep": 0.5}, "mine": {}}}), Path(), "")
-    assert set(config.policies()) == {*BUILT_IN, "mine"}
+    assert set(config.policies()) == {*BUILT_IN, "mine"} - {"paper"}
     assert config.policy_named("default") == PolicySettings(keep=0.5)
     assert config.policy_named("random") == PolicySettings(select="random", keep=0.5)  # a control at the rate of the default
     assert build(merged(SMALLEST, {"policy": {"random": {"keep": 0.9}}}), Path(), "").policy_named("random").keep == pytest.approx(0.9)
-    with pytest.raises(ConfigurationError, match=r"no policy 'mien', did you mean 'mine'.* known are default, full, mine, random"):
+    with pytest.raises(ConfigurationError, match=r"no policy 'mien', did you mean 'mine'.* known are default, full, mine, paper, random"):
         config.policy_named("mien")
 
 
