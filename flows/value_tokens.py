@@ -80,7 +80,11 @@ def _stages(run: Run, refresh_scoring: bool) -> dict[str, Any]:
     return {
         "ingest": asdict(train),
         "tokenize": {"num_tokenized": tokenized.num_tokenized, **tokenized.counts},
-        "directions": {"num_made": setup.num_made, "stability_is_zero": setup.stability_is_zero},
+        "directions": {
+            "num_made": setup.num_made,
+            "stability_is_zero": setup.stability_is_zero,
+            "stability_alignment": setup.described["stability_alignment"],
+        },
         "score": asdict(scored),
         "masks": [asdict(m) for m in masks],
     }

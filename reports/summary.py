@@ -25,7 +25,9 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "directions" in counts:
         one = counts["directions"]
         zero = "; STABILITY IS ZERO: the scoring model is the reference" if one["stability_is_zero"] else ""
-        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}"))
+        aligned = one.get("stability_alignment")
+        told = f"; {alignment_text(aligned)}" if aligned else ""
+        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}{told}"))
     if "score" in counts:
         one = counts["score"]
         rate = f", {one['num_tokens'] / one['seconds']:,.0f} tokens/s" if one["num_tokens"] and one["seconds"] else ""
@@ -37,6 +39,14 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         state = "written" if one["written"] else "unchanged"
         lines.append((f"mask {one['policy']}", f"{one['num_kept']:,} of {one['num_tokens']:,} response tokens kept ({share:.1%}), {state}"))
     return lines
+
+
+def alignment_text(alignment: Mapping[str, Any]) -> str:
+    """Say how well the stability direction stands for the gradient of the retention loss."""
+    return (
+        f"stability alignment {alignment['scope']:.3f} (cosine with the retention gradient over its scope; {alignment['all']:.3f} over all "
+        f"parameters; {alignment['num_texts']:,} texts)"
+    )
 
 
 def markdown(counts: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Pinned artefacts of a scoring: warm-up checkpoint, Fisher, D_A and D_S. Made once, saved, then identified by their content."""
+"""Pinned artefacts of a scoring: warm-up checkpoint, D_A, texts, Fisher and D_S. Made once, saved, then identified by their content."""
 
 import dataclasses
 import json
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from models.files import resolve_folder, weight_files
 from tasks import identities
+from tasks.retention import alignment_texts
 from tasks.runs import Run
+from tasks.settings import Configuration
+from tasks.stability import estimate_fisher, make_stability, make_texts, measure_alignment
 from warehouse.connect import Warehouse
 from warehouse.write import ValueIdentities
 
@@ -80,7 +83,7 @@ class Artifacts:
         """Return an artefact, making it first where it is missing.
 
         Args:
-            kind: warmup, fisher, adapt or stab.
+            kind: warmup, texts, fisher, adapt, stab or alignment.
             key: identity of what it is made of (not of the training snapshot).
             settings: what the key is the digest of.
             make: writes the artefact to a path and returns (content digest, details).
@@ -95,7 +98,7 @@ class Artifacts:
                 return str(row[0]), path, json.loads(row[2])
             logger.warning("the %s at %s is gone; making it again, which may change every value that depends on it", kind, path)
         self._folder.mkdir(parents=True, exist_ok=True)
-        suffix = "" if kind == "warmup" else ".safetensors"
+        suffix = {"warmup": "", "texts": ".json", "alignment": ".json"}.get(kind, ".safetensors")
         fresh = self._folder / f".{kind}-partial{suffix}"
         shutil.rmtree(fresh, ignore_errors=True)  # what a killed run left
         content, details = make(fresh)
@@ -138,7 +141,8 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         ValueError: no validation example is usable.
     """
     config = run.config
-    tokenization_id = identities.tokenization(warehouse, config).tokenization_id
+    tokenization = identities.tokenization(warehouse, config)
+    tokenization_id = tokenization.tokenization_id
     reference = identities.reference_folder(config)
     check_weights(reference)
     reference_digest = identities.model_digest(warehouse, reference)
@@ -163,31 +167,70 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     validation = sequences.of(validation_id)
     if not validation:
         raise ValueError("the validation set has no usable example; check data.validation and the table rejected_rows")
-    exclude = config.scoring.scope_exclude
-    fisher_digest, fisher, fisher_details = artifacts.get(
-        "fisher", identities.fisher_key(config, reference_digest), dataclasses.asdict(config.scoring.fisher),
-        lambda path: _fisher(run, reference, path, report),
-    )  # fmt: skip
     adapt_digest, adapt, adapt_details = artifacts.get(
-        "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), {"scope_exclude": exclude},
+        "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), dataclasses.asdict(config.scoring.adaptation),
         lambda path: _adapt(run, scoring, validation, path),
     )  # fmt: skip
-    stab_digest, stab, stab_details = artifacts.get(
-        "stab", identities.stab_key(fisher_digest, scoring_digest, reference_digest), {"scope_exclude": exclude},
-        lambda path: _stab(run, scoring, reference, fisher, path),
-    )  # fmt: skip
-    ids = identities.value_identities(config, scoring_digest, reference_digest, adapt_digest, stab_digest)
+    models = _Models(reference, reference_digest, scoring, scoring_digest)
+    stab, described_stab = _stability(artifacts, config, models, tokenization, lambda: sequences.prompts(snapshot_id), report)
+    ids = identities.value_identities(config, scoring_digest, reference_digest, adapt_digest, described_stab["stab"]["digest"])
     described = {
-        "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(exclude),
+        "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(config.scoring.scope_exclude),
         "reference": {"name": config.model.reference, "digest": reference_digest},
         "scoring": {"name": config.model.scoring or ("warm-up" if scoring != reference else config.model.reference), "digest": scoring_digest},
         "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id,
-        "adapt": {"digest": adapt_digest, **adapt_details}, "stab": {"digest": stab_digest, **stab_details},
-        "fisher": {"digest": fisher_digest, **fisher_details},
+        "adapt": {"digest": adapt_digest, **adapt_details}, **described_stab,
     }  # fmt: skip
     if scoring_digest == reference_digest:
         logger.warning(STABILITY_IS_ZERO)
     return ScoringSetup(ids, reference, scoring, adapt, stab, described, scoring_digest == reference_digest, artifacts.num_made)
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Folders and digests of the reference and the scoring model."""
+
+    reference: Path
+    reference_digest: str
+    scoring: Path
+    scoring_digest: str
+
+
+def _stability(
+    artifacts: Artifacts, config: Configuration, models: _Models, tokenization: identities.Tokenization,
+    prompts: Callable[[], list[list[int]]], report: Report,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Make or find the texts, the Fisher where the form of D_S needs it, D_S, and its alignment where there is a retention text.
+
+    Returns:
+        (file of D_S, entries for the `scorings` table).
+    """
+    retention = alignment_texts(config, tokenization)
+    fisher_settings, stab_settings = (dataclasses.asdict(s) for s in (config.scoring.fisher, config.scoring.stability))
+    retention_id = None if retention is None else retention.for_fisher(config).identity
+    digest_, made_of, details = artifacts.get(
+        "texts", identities.texts_key(config, models.reference_digest, tokenization.tokenization_id, retention_id), fisher_settings,
+        lambda path: make_texts(config, models.reference, prompts, retention, path, report),
+    )  # fmt: skip
+    described: dict[str, Any] = {"texts": {"digest": digest_, **details}, "stability_alignment": None}
+    if config.scoring.stability.form == "fisher_drift":
+        texts = made_of
+        digest_, made_of, details = artifacts.get(
+            "fisher", identities.fisher_key(config, models.reference_digest, digest_), fisher_settings,
+            lambda path: _saved(*estimate_fisher(config, models.reference, texts, report), path),
+        )  # fmt: skip
+        described["fisher"] = {"digest": digest_, **details}
+    digest_, stab, details = artifacts.get(
+        "stab", identities.stab_key(config, digest_, models.scoring_digest, models.reference_digest), stab_settings,
+        lambda path: _saved(*make_stability(config, models.scoring, models.reference, made_of), path),
+    )  # fmt: skip
+    described["stab"] = {"digest": digest_, **details}
+    if retention is not None and models.scoring_digest != models.reference_digest:
+        key = identities.alignment_key(digest_, models.scoring_digest, retention.for_alignment(config).identity)
+        _, _, described["stability_alignment"] = artifacts.get(
+            "alignment", key, stab_settings, lambda path: measure_alignment(config, models.scoring, stab, retention, path)
+        )
+    return stab, described
 
 
 def check_weights(folder: Path) -> None:
@@ -242,6 +285,10 @@ class Sequences:
         rows = self._warehouse.run("tokenize/fetch_sequences", snapshot_id=snapshot_id, tokenization_id=self._tokenization_id).fetchall()
         return sorted({row[2]: (row[2], row[3], row[4]) for row in rows}.values())
 
+    def prompts(self, snapshot_id: str) -> list[list[int]]:
+        """Return the distinct prompts of a snapshot: the tokens before each sequence's first response token, sorted."""
+        return [list(prompt) for prompt in sorted({tuple(ids[: positions[0]]) for _, ids, positions in self.of(snapshot_id)})]
+
 
 def _warm_up(
     run: Run, reference: Path, sequences: list[tuple[str, list[int], list[int]]], path: Path, report: Report
@@ -267,46 +314,26 @@ def _warm_up(
     return identities.unremembered_model_digest(path), {"steps": settings.steps, "final_train_loss": sum(tail) / len(tail)}
 
 
-def _fisher(run: Run, reference: Path, path: Path, report: Report) -> tuple[str, dict[str, Any]]:
-    from models.directions import diagonal_fisher, in_scope, sample_sequences
-    from models.reference import load_model, resolve_device
-
-    model = load_model(reference, resolve_device(run.config.model.device))
-    scope = in_scope([n for n, _ in model.named_parameters()], run.config.scoring.scope_exclude)
-    report("sampling text for the Fisher", 0, run.config.scoring.fisher.num_sequences)
-    sampled = sample_sequences(model, run.config.scoring.fisher)
-    fisher = diagonal_fisher(model, sampled, scope, lambda done, all_: report("Fisher", done, all_))
-    return _saved(fisher, path, {"num_sampled_tokens": sum(len(s) - 1 for s in sampled)})
-
-
 def _adapt(run: Run, scoring: Path, validation: list[tuple[str, list[int], list[int]]], path: Path) -> tuple[str, dict[str, Any]]:
     from models.batches import collate, plan_batches
-    from models.directions import in_scope, validation_gradient
+    from models.directions import in_scope, scale_tensors, validation_gradient
     from models.reference import load_model, resolve_device
 
     model = load_model(scoring, resolve_device(run.config.model.device))
     by_id = {s: (ids, positions) for s, ids, positions in validation}
     plan = plan_batches([(s, len(ids)) for s, (ids, _) in by_id.items()], run.config.scoring.batch_tokens)
     names = [n for n, _ in model.named_parameters()]
-    scope = in_scope(names, run.config.scoring.scope_exclude)
+    scope = in_scope(in_scope(names, run.config.scoring.scope_exclude), run.config.scoring.adaptation.scope_exclude, "scoring.adaptation")
     batches = [collate([by_id[s][0] for s in batch], [by_id[s][1] for s in batch]) for batch in plan]
     gradient, loss = validation_gradient(model, batches, scope)
     sizes = {n: p.numel() for n, p in model.named_parameters()}
     covered = sum(sizes[n] for n in scope) / sum(sizes.values())
-    return _saved(gradient, path, {"validation_loss": loss, "num_sequences": len(validation), "covered_parameters": covered})
+    direction = scale_tensors(gradient, run.config.scoring.adaptation.scaling)
+    return _saved(direction, {"validation_loss": loss, "num_sequences": len(validation), "covered_parameters": covered}, path)
 
 
-def _stab(run: Run, scoring: Path, reference: Path, fisher: Path, path: Path) -> tuple[str, dict[str, Any]]:
-    from models.directions import fisher_drift, load_tensors
-    from models.reference import float32_parameters, load_model, resolve_device
-
-    cpu = resolve_device("cpu")
-    drift = fisher_drift(load_tensors(fisher), float32_parameters(load_model(scoring, cpu)), float32_parameters(load_model(reference, cpu)))
-    return _saved(drift, path, {})
-
-
-def _saved(tensors: "dict[str, Tensor]", path: Path, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    from models.directions import content_digest, save_tensors
+def _saved(tensors: "dict[str, Tensor]", details: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    from models.directions import content_digest, energy_shares, save_tensors
     from models.probe import total_norm
 
     norm = total_norm(tensors.values())
@@ -316,4 +343,4 @@ def _saved(tensors: "dict[str, Tensor]", path: Path, details: dict[str, Any]) ->
             "learning rate of the warm-up"
         )
     save_tensors(tensors, path)
-    return content_digest(tensors), {"norm": norm, **details}
+    return content_digest(tensors), {"norm": norm, "energy_shares": energy_shares(tensors), **details}
