@@ -163,12 +163,14 @@ def experiment(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     reference, tokenizer = load_model(folder, cpu), load_tokenizer(folder)
     scope, anchor = [n for n, _ in reference.named_parameters()], float32_parameters(reference)
     truth_batches = batches_of(whole_texts(retention(tokenizer, args.stories, 1)))
-    self_sampled = whole_texts(sample_sequences(reference, FisherSettings(num_sequences=1024)))
-    texts_by_source = {f"self {n}": self_sampled[:n] for n in (64, 256, 1024)}
-    texts_by_source["retention 256"] = whole_texts(retention(tokenizer, 256, 0))
+    counts = [int(s.removeprefix("self ")) for s in args.sources if s.startswith("self ")]
+    self_sampled = whole_texts(sample_sequences(reference, FisherSettings(num_sequences=max(counts))))
+    texts_by_source = {f"self {n}": self_sampled[:n] for n in counts}
+    if "retention 256" in args.sources:
+        texts_by_source["retention 256"] = whole_texts(retention(tokenizer, 256, 0))
     fisher_by_source = {source: diagonal_fisher(reference, texts, scope) for source, texts in texts_by_source.items()}
     done = {(r["model"], r["data"], r["steps"], r["seed"]) for r in _earlier(args.out)}
-    for seed, data, steps in itertools.product(args.seeds, args.data, args.steps):
+    for seed, steps, data in itertools.product(args.seeds, args.steps, args.data):
         if (name, data, steps, seed) in done:
             continue
         rows = rows_of(data, tokenizer, args.rows)
@@ -180,7 +182,7 @@ def experiment(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         drift = {n: p - anchor[n] for n, p in float32_parameters(model).items()}
         own = {"prompts 256": f"{data} prompts", **{s: s for s in texts_by_source if not s.endswith(" prompts")}}
         found = candidates({s: fisher_by_source[key] for s, key in own.items()}, drift, model.config.num_hidden_layers)
-        found |= divergences(model, reference, {s: texts_by_source[own[s]] for s in args.divergence}, scope)
+        found |= divergences(model, reference, {s: texts_by_source[key] for s, key in own.items()}, scope)
         parts = [validation_gradient(model, truth_batches[i::2], scope)[0] for i in (0, 1)]
         truth = {n: (parts[0][n] + parts[1][n]) / 2 for n in scope}
         found["half of the retention text"] = parts[0]
@@ -228,7 +230,7 @@ def main() -> None:
     for name, default, meaning in (("rows", 800, "training rows"), ("valued", 16, "rows valued"), ("stories", 256, "retention texts")):
         parser.add_argument(f"--{name}", type=int, default=default, help=meaning)
     sources = ["self 64", "self 256", "self 1024", "prompts 256", "retention 256"]
-    parser.add_argument("--divergence", nargs="+", choices=sources, default=sources, help="texts of ∇KL; `self 256` must be among them")
+    parser.add_argument("--sources", nargs="+", choices=sources, default=sources, help="texts of F and of ∇KL; with `self 256`")
     parser.add_argument(
         "--out", type=Path, help="append every measurement to this file, as JSON lines; those that it holds already are not made again"
     )
