@@ -4,6 +4,8 @@ For every model, target data set, length of the warm-up and seed: warm a copy of
 held-out retention text at the warmed-up weights, and compare every candidate D with it by
 
 * `cos`: the cosine of D with g over all parameters, D being 0 outside its scope, and `cos_scope`: over the scope of D alone;
+* `cos_change`: as `cos`, with the change of g since the reference: a reference that has not learned the text fully has a gradient there
+  already, which no drift can tell;
 * `direct`, `causal`: Spearman over the response tokens of training rows of the values of D with those of g, on both axes of the probe.
   This decides: masks are made of values.
 
@@ -163,6 +165,7 @@ def experiment(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     reference, tokenizer = load_model(folder, cpu), load_tokenizer(folder)
     scope, anchor = [n for n, _ in reference.named_parameters()], float32_parameters(reference)
     truth_batches = batches_of(whole_texts(retention(tokenizer, args.stories, 1)))
+    at_reference = validation_gradient(reference, truth_batches, scope)[0]
     counts = [int(s.removeprefix("self ")) for s in args.sources if s.startswith("self ")]
     self_sampled = whole_texts(sample_sequences(reference, FisherSettings(num_sequences=max(counts))))
     texts_by_source = {f"self {n}": self_sampled[:n] for n in counts}
@@ -193,6 +196,7 @@ def experiment(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {
                 "model": name, "data": data, "steps": steps, "seed": seed, "candidate": candidate,
                 "cos": cosine(everywhere, against), "cos_scope": cosine(direction, against),
+                "cos_change": cosine(everywhere, {n: t - at_reference[n] for n, t in against.items()}),
                 "direct": spearman(measured[candidate][0], measured["truth"][0]),
                 "causal": spearman(measured[candidate][1], measured["truth"][1]),
             }  # fmt: skip
@@ -207,12 +211,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Average over warm-ups and seeds, in a column per model and data set; the worst case in brackets."""
     groups = list(dict.fromkeys((r["model"], r["data"]) for r in rows))
     parts = []
-    for measure in ("direct", "causal", "cos", "cos_scope"):
+    for measure in ("direct", "causal", "cos", "cos_scope", "cos_change"):
         lines = [f"| {measure} | " + " | ".join(f"{m}, {d}" for m, d in groups) + " |", "|---" * (len(groups) + 1) + "|"]
         for candidate in dict.fromkeys(r["candidate"] for r in rows):
             cells = []
             for group in groups:
-                found = [r[measure] for r in rows if (r["model"], r["data"]) == group and r["candidate"] == candidate]
+                found = [r[measure] for r in rows if (r["model"], r["data"]) == group and r["candidate"] == candidate and measure in r]
                 cells.append(f"{statistics.mean(found):.2f} ({min(found):.2f})" if found else "")
             lines.append(f"| {candidate} | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
