@@ -26,7 +26,8 @@ scoring:
   dtype: float32                 # float32, bfloat16 or float16
   batch_tokens: 8192
   warmup: {{steps: 100, batch_size: 16, learning_rate: 5.0e-4}}
-  fisher: {{num_sequences: 256, num_tokens: 128}}
+  fisher: {{source: self, num_sequences: 256, num_tokens: 128}}   # texts of the stability direction: self, prompts or retention
+  stability: {{form: divergence, scope_exclude: [], scaling: none}}   # form: divergence or fisher_drift (the paper's)
 
 policy:
   default:                       # the four components, z-scores over the data set, the best 70% of each response
@@ -58,7 +59,7 @@ def configuration_text(model: str, train: str, validation: str, evaluation: str 
         train=_quoted(train),
         validation=_quoted(validation),
         evaluation=_line("evaluation", evaluation, "other examples of the target task: measure training"),
-        retention=_line("retention", retention, "text that the reference model knows: measures forgetting"),
+        retention=_line("retention", retention, "text that the reference model knows: measures forgetting, and the stability direction"),
     )
 
 

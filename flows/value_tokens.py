@@ -80,7 +80,12 @@ def _stages(run: Run, refresh_scoring: bool) -> dict[str, Any]:
     return {
         "ingest": asdict(train),
         "tokenize": {"num_tokenized": tokenized.num_tokenized, **tokenized.counts},
-        "directions": {"num_made": setup.num_made, "stability_is_zero": setup.stability_is_zero, "coverage": setup.coverage},
+        "directions": {
+            "num_made": setup.num_made,
+            "stability_is_zero": setup.stability_is_zero,
+            "stability_alignment": setup.described.get("stability_alignment"),
+            "coverage": setup.coverage,
+        },
         "score": asdict(scored),
         "masks": [asdict(m) for m in masks],
     }

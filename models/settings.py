@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
+CODE_VERSIONS = {"train": 1, "fisher": 2, "directions": 2, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
 
 
@@ -86,16 +86,19 @@ class WarmupSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FisherSettings:
-    """The diagonal Fisher of the reference on text it samples itself (DESIGN 3.1).
+    """Texts for the stability direction, and for the diagonal Fisher of the reference where that is asked for (DESIGN 3.1).
 
     Attributes:
-        num_sequences: sequences sampled, one gradient each.
-        num_tokens: tokens sampled per sequence at most; a sequence ends early at its end-of-text token.
-        seed: seed of the sampling.
+        source: `self`, texts that the reference samples from its start token; `prompts`, its continuations of prompts of the training data,
+            drawn once and then pinned; `retention`, the alignment half of data.retention as it stands, nothing sampled.
+        num_sequences: texts; fewer where the source has fewer.
+        num_tokens: tokens sampled per text at most; a text ends early at its end-of-text token. Without effect on `retention`.
+        seed: seed of the sampling and of the choice of prompts.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
+    source: Literal["self", "prompts", "retention"] = "self"
     num_sequences: int = 256
     num_tokens: int = 128
     seed: int = 0
@@ -146,6 +149,48 @@ class PropagationSettings:
                 raise ValueError(f"scoring.propagation.{name} is {getattr(self, name)}; it must be at least 1")
 
 
+Scaling = Literal["none", "tensor_norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationSettings:
+    """The adaptation direction D_A, the gradient of the validation loss.
+
+    Attributes:
+        scope_exclude: patterns of parameter names that it leaves out, beside those of scoring.scope_exclude.
+        scaling: `none`; `tensor_norm`, every tensor brought to the same norm, the norm of the whole kept.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    scope_exclude: tuple[str, ...] = ()
+    scaling: Scaling = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilitySettings:
+    """The stability direction D_S, which stands for the gradient of a retention loss that is not at hand.
+
+    Attributes:
+        form: `divergence`, the gradient of the mean KL divergence of the scoring model from the reference on the texts of scoring.fisher;
+            `fisher_drift`, the diagonal Fisher times the drift, the paper's.
+        scope_exclude: patterns of parameter names that it leaves out, beside those of scoring.scope_exclude.
+        scaling: `none`; `tensor_norm`, every tensor brought to the same norm, the norm of the whole kept.
+        alignment_texts: texts of the alignment half of data.retention that D_S is compared with, at most.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    form: Literal["divergence", "fisher_drift"] = "divergence"
+    scope_exclude: tuple[str, ...] = ()
+    scaling: Scaling = "none"
+    alignment_texts: int = 256
+
+    def __post_init__(self) -> None:
+        if self.alignment_texts < 1:
+            raise ValueError(f"scoring.stability: alignment_texts {self.alignment_texts}; it must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LowRankSettings:
     """Directions as products of thin factors, so that the scoring pass costs a third less (docs/benchmarks.md).
@@ -186,7 +231,9 @@ class ScoringSettings:
         packing: put the sequences of a batch into one row, without padding.
         activation_checkpointing: keep the activations between layers alone, for long sequences; costs one forward pass more.
         warmup: how the scoring model is made when `model.scoring` names none.
-        fisher: how the Fisher of the reference is estimated, for `exact`.
+        fisher: texts on which the reference's Fisher and the divergence from it are taken.
+        adaptation: the direction of what is to be learned.
+        stability: the direction of what is not to be forgotten.
         propagation: how `value_propagation` works.
     """
 
@@ -203,12 +250,22 @@ class ScoringSettings:
     warmup: WarmupSettings = field(default_factory=WarmupSettings)
     fisher: FisherSettings = field(default_factory=FisherSettings)
     propagation: PropagationSettings = field(default_factory=PropagationSettings)
+    adaptation: AdaptationSettings = field(default_factory=AdaptationSettings)
+    stability: StabilitySettings = field(default_factory=StabilitySettings)
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1 or self.part_tokens < self.batch_tokens:
             raise ValueError(
                 f"scoring: batch_tokens {self.batch_tokens} must be at least 1 and part_tokens {self.part_tokens} at least batch_tokens"
             )
+        without = {
+            "low_rank": self.low_rank is not None,
+            "packing": self.packing,
+            "activation_checkpointing": self.activation_checkpointing,
+        }
+        if self.estimator != "exact" and any(without.values()):
+            asked = ", ".join(name for name, on in without.items() if on)
+            raise ValueError(f"scoring: {asked} go with the estimator 'exact' only, not with {self.estimator!r}; leave them out")
 
 
 @dataclass(frozen=True, kw_only=True)

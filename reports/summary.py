@@ -25,8 +25,12 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "directions" in counts:
         one = counts["directions"]
         zero = "; STABILITY IS ZERO: the scoring model is the reference" if one["stability_is_zero"] else ""
-        covered = f"; {one['coverage']}" if one.get("coverage") else ""
-        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}{covered}"))
+        told = "".join(
+            f"; {text}"
+            for text in (alignment_text(one["stability_alignment"]) if one.get("stability_alignment") else "", one.get("coverage"))
+            if text
+        )
+        lines.append(("directions", f"{one['num_made']} artefacts made now{zero}{told}"))
     if "score" in counts:
         one = counts["score"]
         rate = f", {one['num_tokens'] / one['seconds']:,.0f} tokens/s" if one["num_tokens"] and one["seconds"] else ""
@@ -38,6 +42,14 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         state = "written" if one["written"] else "unchanged"
         lines.append((f"mask {one['policy']}", f"{one['num_kept']:,} of {one['num_tokens']:,} response tokens kept ({share:.1%}), {state}"))
     return lines
+
+
+def alignment_text(alignment: Mapping[str, Any]) -> str:
+    """Say how well the stability direction stands for the gradient of the retention loss."""
+    return (
+        f"stability alignment {alignment['scope']:.3f} (cosine with the retention gradient over its scope; {alignment['all']:.3f} over all "
+        f"parameters; {alignment['num_texts']:,} texts)"
+    )
 
 
 def markdown(counts: Mapping[str, Any]) -> str:

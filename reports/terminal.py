@@ -96,7 +96,7 @@ def print_status(
         console.print(Text(f"WARNING {warning}", style="bold red"))
     for title, query in (
         ("snapshots", "SELECT role, snapshot_id[:8] AS snapshot, is_current AS now, num_examples, num_rows, num_rejected AS num_bad, strftime(created_at, '%m-%d %H:%M') AS made_utc FROM snapshots ORDER BY created_at DESC LIMIT 6"),
-        ("scorings", "SELECT scoring_id[:8] AS scoring, is_current AS now, settings ->> '$.scoring.name' AS model, settings ->> '$.estimator' AS estimator, strftime(created_at, '%m-%d %H:%M') AS made_utc FROM scorings ORDER BY created_at DESC LIMIT 5"),
+        ("scorings", "SELECT scoring_id[:8] AS scoring, is_current AS now, settings ->> '$.scoring.name' AS model, settings ->> '$.estimator' AS estimator, (settings ->> '$.stability_alignment.scope')::DOUBLE AS stability_alignment, strftime(created_at, '%m-%d %H:%M') AS made_utc FROM scorings ORDER BY created_at DESC LIMIT 5"),
         ("masks", "SELECT policy, mask_id[:8] AS mask, is_current AS now, num_kept, num_tokens, kept_share FROM masks ORDER BY is_current DESC, policy LIMIT 8"),
         ("runs", "SELECT flow, state, strftime(started_at, '%m-%d %H:%M') AS started_utc, round(duration_s, 1) AS seconds, run_id[:8] AS run FROM runs ORDER BY started_at DESC LIMIT 6"),
         ("bad rows", "SELECT stage, reason, count(*) AS num_rows FROM rejected_rows GROUP BY ALL ORDER BY num_rows DESC"),

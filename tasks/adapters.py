@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 logger = logging.getLogger("alphatoken")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders and digests of the reference and the scoring model."""
+
+    reference: Path
+    reference_digest: str
+    scoring: Path
+    scoring_digest: str
+
+    @property
+    def fisher_digest(self) -> str:
+        """Digest of the model that a Fisher is estimated of: the reference, in the coordinates of the adapters where there are any."""
+        return self.scoring_digest if is_adapter(self.scoring) else self.reference_digest
 
 
 def check_scoring(warehouse: Warehouse, config: Configuration, reference: Path, scoring: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pinned artefacts of a scoring: warm-up checkpoint, Fisher, D_A and D_S. Made once, saved, then identified by their content."""
+"""Pinned artefacts of a scoring: warm-up checkpoint, D_A, texts, Fisher and D_S. Made once, saved, then identified by their content."""
 
 import dataclasses
 import json
@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 from models.adapter_files import is_adapter
 from models.files import resolve_folder, weight_files
 from tasks import adapters, identities, propagation
+from tasks.adapters import Models
+from tasks.lowrank import check_agreement, low_rank_key, make
+from tasks.retention import alignment_texts
 from tasks.runs import Run
+from tasks.settings import Configuration
+from tasks.stability import estimate_fisher, make_stability, make_texts, measure_alignment
 from warehouse.connect import Warehouse
 from warehouse.write import ValueIdentities
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 logger = logging.getLogger("alphatoken")
 
@@ -39,8 +44,10 @@ class ScoringSetup:
         ids: identities of the four groups of values.
         reference: folder of the reference model.
         scoring: folder of the scoring model.
-        adapt: file of D_A.
-        stab: file of D_S.
+        adapt: file of D_A as it is valued against, low-rank where the settings ask for that.
+        stab: file of D_S, likewise.
+        dense_adapt: file of D_A itself.
+        dense_stab: file of D_S itself.
         described: what the identities are digests of, for the `scorings` table.
         stability_is_zero: whether D_S is zero, as at θ = θ_ref.
         num_made: artefacts made now; 0 when all were there.
@@ -51,6 +58,8 @@ class ScoringSetup:
     scoring: Path
     adapt: Path
     stab: Path
+    dense_adapt: Path
+    dense_stab: Path
     described: dict[str, Any]
     stability_is_zero: bool
     num_made: int
@@ -86,7 +95,7 @@ class Artifacts:
         """Return an artefact, making it first where it is missing.
 
         Args:
-            kind: warmup, fisher, adapt or stab.
+            kind: warmup, texts, fisher, adapt, stab or alignment.
             key: identity of what it is made of (not of the training snapshot).
             settings: what the key is the digest of.
             make: writes the artefact to a path and returns (content digest, details).
@@ -101,7 +110,7 @@ class Artifacts:
                 return str(row[0]), path, json.loads(row[2])
             logger.warning("the %s at %s is gone; making it again, which may change every value that depends on it", kind, path)
         self._folder.mkdir(parents=True, exist_ok=True)
-        suffix = "" if kind == "warmup" else ".safetensors"
+        suffix = {"warmup": "", "texts": ".json", "alignment": ".json"}.get(kind, ".safetensors")
         fresh = self._folder / f".{kind}-partial{suffix}"
         shutil.rmtree(fresh, ignore_errors=True)  # what a killed run left
         content, details = make(fresh)
@@ -144,7 +153,8 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         ValueError: no validation example is usable.
     """
     config = run.config
-    tokenization_id = identities.tokenization(warehouse, config).tokenization_id
+    tokenization = identities.tokenization(warehouse, config)
+    tokenization_id = tokenization.tokenization_id
     reference = identities.reference_folder(config)
     check_weights(reference)
     reference_digest = identities.model_digest(warehouse, reference)
@@ -175,33 +185,25 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     validation = sequences.of(validation_id)
     if not validation:
         raise ValueError("the validation set has no usable example; check data.validation and the table rejected_rows")
-    exclude = config.scoring.scope_exclude
+    models = Models(reference, reference_digest, scoring, scoring_digest)
     if config.scoring.estimator == "value_propagation":
-        models = propagation.Models(reference, reference_digest, scoring, scoring_digest)
         adapt, stab, made = propagation.make_directions(
             config, models, tokenization_id, lambda: sequences.of(snapshot_id), validation, artifacts.get, _saved, report
         )
     else:
-        fisher_digest, fisher, fisher_details = artifacts.get(
-            "fisher", identities.fisher_key(config, scoring_digest if is_adapter(scoring) else reference_digest),
-            dataclasses.asdict(config.scoring.fisher),
-            lambda path: _fisher(run, reference, scoring, path, report),
+        digest_, adapt, details = artifacts.get(
+            "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), dataclasses.asdict(config.scoring.adaptation),
+            lambda path: _adapt(run, models, validation, path),
         )  # fmt: skip
-        adapt_digest, adapt, adapt_details = artifacts.get(
-            "adapt", identities.adapt_key(config, scoring_digest, [s for s, _, _ in validation]), {"scope_exclude": exclude},
-            lambda path: _adapt(run, reference, scoring, validation, path),
-        )  # fmt: skip
-        stab_digest, stab, stab_details = artifacts.get(
-            "stab", identities.stab_key(fisher_digest, scoring_digest, reference_digest), {"scope_exclude": exclude},
-            lambda path: _stab(run, scoring, reference, fisher, path),
-        )  # fmt: skip
-        made = {
-            "adapt": {"digest": adapt_digest, **adapt_details}, "stab": {"digest": stab_digest, **stab_details},
-            "fisher": {"digest": fisher_digest, **fisher_details},
-        }  # fmt: skip
+        stab, made = _stability(artifacts, config, models, tokenization, lambda: sequences.prompts(snapshot_id), report)
+        made["adapt"] = {"digest": digest_, **details}
+    dense = {"adapt": adapt, "stab": stab}
+    files = {
+        name: _low_rank(artifacts, run, models, name, path, made[name], lambda: sequences.of(snapshot_id)) for name, path in dense.items()
+    }
     ids = identities.value_identities(config, scoring_digest, reference_digest, made["adapt"]["digest"], made["stab"]["digest"])
     described = {
-        "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(exclude),
+        "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(config.scoring.scope_exclude),
         "reference": {"name": config.model.reference, "digest": reference_digest},
         "scoring": {"name": config.model.scoring or ("warm-up" if scoring != reference else config.model.reference), "digest": scoring_digest},
         "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id, **made,
@@ -209,7 +211,46 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     is_zero = made["stab"]["norm"] == 0
     if is_zero:
         logger.warning(STABILITY_IS_ZERO)
-    return ScoringSetup(ids, reference, scoring, adapt, stab, described, is_zero, artifacts.num_made)
+    return ScoringSetup(
+        ids, reference, scoring, files["adapt"], files["stab"], dense["adapt"], dense["stab"], described, is_zero, artifacts.num_made
+    )
+
+
+def _stability(
+    artifacts: Artifacts, config: Configuration, models: Models, tokenization: identities.Tokenization,
+    prompts: Callable[[], list[list[int]]], report: Report,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Make or find the texts, the Fisher where the form of D_S needs it, D_S, and its alignment where there is a retention text.
+
+    Returns:
+        (file of D_S, entries for the `scorings` table).
+    """
+    retention = alignment_texts(config, tokenization)
+    fisher_settings, stab_settings = (dataclasses.asdict(s) for s in (config.scoring.fisher, config.scoring.stability))
+    retention_id = None if retention is None else retention.for_fisher(config).identity
+    digest_, made_of, details = artifacts.get(
+        "texts", identities.texts_key(config, models.reference_digest, tokenization.tokenization_id, retention_id), fisher_settings,
+        lambda path: make_texts(config, models, prompts, retention, path, report),
+    )  # fmt: skip
+    described: dict[str, Any] = {"texts": {"digest": digest_, **details}, "stability_alignment": None}
+    if config.scoring.stability.form == "fisher_drift":
+        texts = made_of
+        digest_, made_of, details = artifacts.get(
+            "fisher", identities.fisher_key(config, models.fisher_digest, digest_), fisher_settings,
+            lambda path: _saved(*estimate_fisher(config, models, texts, report), path),
+        )  # fmt: skip
+        described["fisher"] = {"digest": digest_, **details}
+    digest_, stab, details = artifacts.get(
+        "stab", identities.stab_key(config, digest_, models.scoring_digest, models.reference_digest), stab_settings,
+        lambda path: _saved(*make_stability(config, models, made_of), path),
+    )  # fmt: skip
+    described["stab"] = {"digest": digest_, **details}
+    if retention is not None and models.scoring_digest != models.reference_digest:
+        key = identities.alignment_key(digest_, models.scoring_digest, retention.for_alignment(config).identity)
+        _, _, described["stability_alignment"] = artifacts.get(
+            "alignment", key, stab_settings, lambda path: measure_alignment(config, models, stab, retention, path)
+        )
+    return stab, described
 
 
 def check_weights(folder: Path) -> None:
@@ -264,6 +305,10 @@ class Sequences:
         rows = self._warehouse.run("tokenize/fetch_sequences", snapshot_id=snapshot_id, tokenization_id=self._tokenization_id).fetchall()
         return sorted({row[2]: (row[2], row[3], row[4]) for row in rows}.values())
 
+    def prompts(self, snapshot_id: str) -> list[list[int]]:
+        """Return the distinct prompts of a snapshot: the tokens before each sequence's first response token, sorted."""
+        return [list(prompt) for prompt in sorted({tuple(ids[: positions[0]]) for _, ids, positions in self.of(snapshot_id)})]
+
 
 def _warm_up(
     run: Run, reference: Path, reference_digest: str, sequences: list[tuple[str, list[int], list[int]]], path: Path, report: Report
@@ -293,49 +338,52 @@ def _warm_up(
     }
 
 
-def _fisher(run: Run, reference: Path, scoring: Path, path: Path, report: Report) -> tuple[str, dict[str, Any]]:
-    from models.directions import diagonal_fisher, sample_sequences
-    from models.reference import resolve_device
-
-    model = adapters.load_reference(reference, scoring, resolve_device(run.config.model.device))
-    scope = adapters.scope(model, scoring, run.config.scoring.scope_exclude, at_reference=True)
-    report("sampling text for the Fisher", 0, run.config.scoring.fisher.num_sequences)
-    sampled = sample_sequences(model, run.config.scoring.fisher)
-    fisher = diagonal_fisher(model, sampled, scope, lambda done, all_: report("Fisher", done, all_))
-    return _saved(fisher, path, {"num_sampled_tokens": sum(len(s) - 1 for s in sampled)})
-
-
-def _adapt(
-    run: Run, reference: Path, scoring: Path, validation: list[tuple[str, list[int], list[int]]], path: Path
-) -> tuple[str, dict[str, Any]]:
+def _adapt(run: Run, models: Models, validation: list[tuple[str, list[int], list[int]]], path: Path) -> tuple[str, dict[str, Any]]:
     from models.batches import collate, plan_batches
-    from models.directions import validation_gradient
+    from models.directions import in_scope, scale_tensors, validation_gradient
     from models.reference import resolve_device
 
-    model = adapters.load_scoring(reference, scoring, resolve_device(run.config.model.device))
+    model = adapters.load_scoring(models.reference, models.scoring, resolve_device(run.config.model.device))
     by_id = {s: (ids, positions) for s, ids, positions in validation}
     plan = plan_batches([(s, len(ids)) for s, (ids, _) in by_id.items()], run.config.scoring.batch_tokens)
-    scope = adapters.scope(model, scoring, run.config.scoring.scope_exclude)
+    settings = run.config.scoring.adaptation
+    scope = in_scope(adapters.scope(model, models.scoring, run.config.scoring.scope_exclude), settings.scope_exclude, "scoring.adaptation")
     batches = [collate([by_id[s][0] for s in batch], [by_id[s][1] for s in batch]) for batch in plan]
     gradient, loss = validation_gradient(model, batches, scope)
-    details = {"validation_loss": loss, "num_sequences": len(validation), **adapters.covered(model, scoring, scope)}
-    return _saved(gradient, path, details)
+    details = {"validation_loss": loss, "num_sequences": len(validation), **adapters.covered(model, models.scoring, scope)}
+    return _saved(scale_tensors(gradient, settings.scaling), details, path)
 
 
-def _stab(run: Run, scoring: Path, reference: Path, fisher: Path, path: Path) -> tuple[str, dict[str, Any]]:
-    from models.directions import fisher_drift, load_tensors
-    from models.reference import resolve_device
+def _low_rank(
+    artifacts: Artifacts, run: Run, models: Models, name: str, dense: Path, made: dict[str, Any],
+    training: Callable[[], list[tuple[str, list[int], list[int]]]],
+) -> Path:  # fmt: skip
+    """Make or find the low-rank form of a direction where the settings ask for one, and note it in the direction's entry.
 
-    estimated = load_tensors(fisher)
-    device = resolve_device(run.config.model.device if is_adapter(scoring) else "cpu")  # a quantised base may need its device
-    model, anchor = adapters.load_scoring(reference, scoring, device), adapters.load_reference(reference, scoring, device)
-    theta, anchored = ({name: one.get_parameter(name).cpu() for name in estimated} for one in (model, anchor))
-    drift = fisher_drift(estimated, theta, anchored)
-    return _saved(drift, path, adapters.covered(model, scoring, list(estimated), at_reference=True))
+    Returns:
+        the file that is valued against.
+    """
+    settings = run.config.scoring.low_rank
+    if settings is None:
+        return dense
+
+    def load() -> "nn.Module":
+        from models.reference import resolve_device
+
+        return adapters.load_scoring(models.reference, models.scoring, resolve_device(run.config.model.device))
+
+    def form(path: Path) -> tuple[str, dict[str, Any]]:
+        sample = [(ids, positions) for _, ids, positions in training() if max(positions, default=0) > 0][: settings.num_sequences]
+        return make(dense, path, settings, load, sample)
+
+    digest_, path, details = artifacts.get(f"{name}_low_rank", low_rank_key(settings, made["digest"]), dataclasses.asdict(settings), form)
+    check_agreement(details, settings)
+    made |= {"dense_digest": made["digest"], "digest": digest_, "low_rank": details}
+    return path
 
 
-def _saved(tensors: "dict[str, Tensor]", path: Path, details: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    from models.directions import content_digest, save_tensors
+def _saved(tensors: "dict[str, Tensor]", details: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    from models.directions import content_digest, energy_shares, save_tensors
     from models.probe import total_norm
 
     norm = total_norm(tensors.values())
@@ -345,4 +393,4 @@ def _saved(tensors: "dict[str, Tensor]", path: Path, details: dict[str, Any]) ->
             "learning rate of the warm-up"
         )
     save_tensors(tensors, path)
-    return content_digest(tensors), {"norm": norm, **details}
+    return content_digest(tensors), {"norm": norm, "energy_shares": energy_shares(tensors), **details}

@@ -127,10 +127,27 @@ def warmup_key(config: Configuration, reference_digest: str, tokenization_id: st
     return digest("warmup", reference_digest, tokenization_id, warmup, CODE_VERSIONS["train"])
 
 
-def fisher_key(config: Configuration, model_digest: str) -> str:
-    """Identify a Fisher estimate of the reference; over adapter weights it depends on the adapters, too (`model_digest` is theirs)."""
-    fisher = dataclasses.asdict(config.scoring.fisher)
-    return digest("fisher", model_digest, fisher, sorted(config.scoring.scope_exclude), CODE_VERSIONS["fisher"])
+def texts_key(config: Configuration, reference_digest: str, tokenization_id: str, retention_id: str | None = None) -> str:
+    """Identify the texts of the stability direction.
+
+    Args:
+        config: source and counts.
+        reference_digest: the reference model, which writes them.
+        tokenization_id: of the prompts. The training snapshot they are drawn from is left out: the artefact is pinned to it.
+        retention_id: identity of the retention texts.
+
+    Returns:
+        the key; what a source does not use does not count.
+    """
+    fisher = config.scoring.fisher
+    sampled = [reference_digest, fisher.num_sequences, fisher.num_tokens, fisher.seed]
+    inputs = {"self": sampled, "prompts": [*sampled, tokenization_id], "retention": [retention_id]}[fisher.source]
+    return digest("texts", fisher.source, inputs, CODE_VERSIONS["fisher"])
+
+
+def fisher_key(config: Configuration, model_digest: str, texts_digest: str) -> str:
+    """Identify a Fisher estimate of the reference on texts; over adapter weights it depends on the adapters, too (`model_digest` is theirs)."""
+    return digest("fisher", model_digest, texts_digest, sorted(config.scoring.scope_exclude), CODE_VERSIONS["fisher"])
 
 
 def token_fisher_key(config: Configuration, reference_digest: str, tokenization_id: str) -> str:
@@ -154,13 +171,31 @@ def propagation_stab_key(token_fisher_digest: str, scoring_digest: str, referenc
 
 
 def adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:
-    """Identify D_A: the scoring model, the validation sequences, the scope."""
-    return digest("adapt", scoring_digest, sorted(validation_sequences), sorted(config.scoring.scope_exclude), CODE_VERSIONS["directions"])
+    """Identify D_A: the scoring model, the validation sequences, scope and scaling."""
+    how = [sorted(config.scoring.scope_exclude), sorted(config.scoring.adaptation.scope_exclude), config.scoring.adaptation.scaling]
+    return digest("adapt", scoring_digest, sorted(validation_sequences), how, CODE_VERSIONS["directions"])
 
 
-def stab_key(fisher_digest: str, scoring_digest: str, reference_digest: str) -> str:
-    """Identify D_S: Fisher and drift."""
-    return digest("stab", fisher_digest, scoring_digest, reference_digest, CODE_VERSIONS["directions"])
+def stab_key(config: Configuration, made_of: str, scoring_digest: str, reference_digest: str) -> str:
+    """Identify D_S.
+
+    Args:
+        config: form, scope and scaling.
+        made_of: digest of the Fisher, or of the texts where the form needs none.
+        scoring_digest: one end of the drift.
+        reference_digest: the other.
+
+    Returns:
+        the key.
+    """
+    stability = config.scoring.stability
+    how = [stability.form, sorted(config.scoring.scope_exclude), sorted(stability.scope_exclude), stability.scaling]
+    return digest("stab", made_of, scoring_digest, reference_digest, how, CODE_VERSIONS["directions"])
+
+
+def alignment_key(stab_digest: str, scoring_digest: str, retention_id: str) -> str:
+    """Identify the comparison of D_S with the gradient of the retention loss: both, and the retention texts."""
+    return digest("alignment", stab_digest, scoring_digest, retention_id, CODE_VERSIONS["directions"])
 
 
 def value_identities(

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.adapter_files import is_adapter
 from tasks import identities
+from tasks.adapters import Models
 from tasks.settings import Configuration
 
 if TYPE_CHECKING:
@@ -26,18 +26,8 @@ Made = tuple[str, dict[str, Any]]
 GetArtifact = Callable[[str, str, Mapping[str, Any], Callable[[Path], Made]], tuple[str, Path, Any]]
 """`tasks.directions.Artifacts.get`."""
 
-Save = Callable[["dict[str, Tensor]", Path, dict[str, Any]], Made]
-"""Writes tensors to a path after a look at their norm."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """Folders and digests of the reference and the scoring model."""
-
-    reference: Path
-    reference_digest: str
-    scoring: Path
-    scoring_digest: str
+Save = Callable[["dict[str, Tensor]", dict[str, Any], Path], Made]
+"""Writes tensors with their details to a path, after a look at their norm."""
 
 
 def check_models(config: Configuration, reference: Path, given: Path | None) -> None:
@@ -128,8 +118,8 @@ def training_prompts(sequences: Sequence[Sequence_], number: int) -> list[list[i
     return [list(prompt) for prompt in list(dict.fromkeys(prompts))[:number]]
 
 
-Tensors = tuple["dict[str, Tensor]", Path, dict[str, Any]]
-"""What is saved: (tensors, path, details)."""
+Tensors = tuple["dict[str, Tensor]", dict[str, Any], Path]
+"""What is saved: (tensors, details, path)."""
 
 
 def _fisher(config: Configuration, reference: Path, training: Sequence[Sequence_], path: Path, report: Report) -> Tensors:
@@ -148,7 +138,7 @@ def _fisher(config: Configuration, reference: Path, training: Sequence[Sequence_
     fisher = token_fisher(
         model, texts, scope, settings.last_blocks, config.scoring.batch_tokens, lambda done, all_: report("Fisher", done, all_)
     )
-    return fisher, path, {"num_texts": len(texts), "num_sampled_tokens": sum(len(positions) for _, positions in texts)}
+    return fisher, {"num_texts": len(texts), "num_sampled_tokens": sum(len(positions) for _, positions in texts)}, path
 
 
 def _adapt(config: Configuration, scoring: Path, validation: Sequence[Sequence_], path: Path) -> Tensors:
@@ -165,7 +155,7 @@ def _adapt(config: Configuration, scoring: Path, validation: Sequence[Sequence_]
     gradient, loss = validation_gradient(model, batches, scope)
     sizes = {n: p.numel() for n, p in model.named_parameters()}
     covered = sum(sizes[n] for n in scope) / sum(sizes.values())
-    return gradient, path, {"validation_loss": loss, "num_sequences": len(validation), "covered_parameters": covered}
+    return gradient, {"validation_loss": loss, "num_sequences": len(validation), "covered_parameters": covered}, path
 
 
 def _stab(models: Models, fisher: Path, path: Path) -> Tensors:
@@ -174,4 +164,4 @@ def _stab(models: Models, fisher: Path, path: Path) -> Tensors:
 
     cpu = resolve_device("cpu")
     scoring, reference = (float32_parameters(load_model(folder, cpu)) for folder in (models.scoring, models.reference))
-    return fisher_drift(load_tensors(fisher), scoring, reference), path, {}
+    return fisher_drift(load_tensors(fisher), scoring, reference), {}, path

@@ -204,6 +204,7 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
 
 def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) -> "AnyScorer":
     from models.directions import content_digest, load_tensors
+    from models.lowrank import unflatten
     from models.propagation import PropagationScorer
     from models.reference import DTYPES, load_model, resolve_device
     from models.scoring import Scorer
@@ -216,12 +217,14 @@ def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) 
             raise ValueError(
                 f"{files[name]} is not the direction that was pinned: it was changed or damaged; remake it with --refresh-scoring"
             )
+    settings = run.config.scoring
     if model == "reference":
-        return Scorer(load_model(setup.reference, device, dtype), directions)
+        return Scorer(load_model(setup.reference, device, dtype), {}, packing=settings.packing)
     loaded = load_scoring(setup.reference, setup.scoring, device, dtype)
-    if run.config.scoring.estimator == "value_propagation":
-        return PropagationScorer(loaded, directions, run.config.scoring.propagation)
-    return Scorer(loaded, directions)
+    if settings.estimator == "value_propagation":
+        return PropagationScorer(loaded, directions, settings.propagation)
+    forms = {name: unflatten(tensors) for name, tensors in directions.items()}
+    return Scorer(loaded, forms, packing=settings.packing, activation_checkpointing=settings.activation_checkpointing)
 
 
 def _score_part(

@@ -32,7 +32,8 @@ class DataSettings:
         train: examples whose tokens are valued and trained on.
         validation: a small clean sample of the target task; makes the adaptation direction.
         evaluation: other examples of the target task; measures training. Must not overlap with validation.
-        retention: text that the reference model knows; measures forgetting.
+        retention: text that the reference model knows. One half of it, by content, is compared with the stability direction, the other half
+            measures forgetting.
         tokenize: how examples become tokens.
     """
 

@@ -1,13 +1,15 @@
 """What the next run would do and cost, told beforehand from the current release. No torch, no Prefect, nothing is written."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.adapter_files import is_adapter
 from models.files import resolve_folder
 from tasks import identities
 from tasks.adapters import coverage_text
+from tasks.lowrank import low_rank_key
+from tasks.retention import alignment_texts
 from tasks.settings import Configuration
 from warehouse import policies
 from warehouse.ingest import SourceSettings, TooManyRejectedRows, read_examples
@@ -50,9 +52,7 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
     known = {str(row[0]) for row in reader.run("status/tokenized_ids", tokenization_id=how.tokenization_id).fetchall()}
     fresh = [e for e in {*train.example_ids, *validation.example_ids} if e not in known]
     lines.append(("tokenize", f"{len(fresh):,} examples"))
-    made, ids = _directions(
-        config, reader, how.tokenization_id, None if set(fresh) & set(validation.example_ids) else validation.example_ids
-    )
+    made, ids = _directions(config, reader, how, None if set(fresh) & set(validation.example_ids) else validation.example_ids)
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
     new = [e for e in fresh if e in set(train.example_ids)]
     lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
@@ -69,7 +69,7 @@ def _read(config: Configuration, settings: SourceSettings) -> _Data:
 
 
 def _directions(
-    config: Configuration, reader: Reader, tokenization_id: str, validation: Sequence[str] | None
+    config: Configuration, reader: Reader, how: identities.Tokenization, validation: Sequence[str] | None
 ) -> tuple[list[str], ValueIdentities | None]:
     """Follow the artefacts as far as they exist.
 
@@ -79,8 +79,8 @@ def _directions(
     reference = identities.model_digest(reader, identities.reference_folder(config, download=False))
     made: list[str] = []
 
-    def find(kind: str, key: str) -> str | None:
-        row = reader.one("artifacts/get_artifact", artifact_key=key)
+    def find(kind: str, key: str | None) -> str | None:
+        row = None if key is None else reader.one("artifacts/get_artifact", artifact_key=key)
         if row is None or not (config.warehouse_folder / row[1]).exists():
             made.append(kind)
             return None
@@ -94,29 +94,47 @@ def _directions(
     elif config.scoring.warmup.steps == 0:
         scoring = reference
     else:
-        scoring = find("warm-up", identities.warmup_key(config, reference, tokenization_id))
-    adapt = stab = fisher = None
+        scoring = find("warm-up", identities.warmup_key(config, reference, how.tokenization_id))
     by_propagation = config.scoring.estimator == "value_propagation"
-    if adapted and scoring is None:
-        made.append("Fisher")
-    elif by_propagation:
-        fisher = find("token-level Fisher", identities.token_fisher_key(config, reference, tokenization_id))
+    adapt_key = None
+    if scoring is not None and validation is not None:
+        rows = reader.run("status/validation_sequences", tokenization_id=how.tokenization_id, example_ids=list(validation)).fetchall()
+        make_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
+        adapt_key = make_key(config, scoring, [str(row[0]) for row in rows])
+    adapt = find("adaptation direction", adapt_key)
+    if by_propagation:
+        fisher = find("token-level Fisher", identities.token_fisher_key(config, reference, how.tokenization_id))
+        stab = find("stability direction", fisher and scoring and identities.propagation_stab_key(fisher, scoring, reference))
     else:
-        fisher = find("Fisher", identities.fisher_key(config, (scoring if adapted else None) or reference))
-    adapt_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
-    stab_key = identities.propagation_stab_key if by_propagation else identities.stab_key
-    if scoring is None or validation is None:
-        made.append("adaptation direction")
-    else:
-        rows = reader.run("status/validation_sequences", tokenization_id=tokenization_id, example_ids=list(validation)).fetchall()
-        adapt = find("adaptation direction", adapt_key(config, scoring, [str(row[0]) for row in rows]))
-    if scoring is None or fisher is None:
-        made.append("stability direction")
-    else:
-        stab = find("stability direction", stab_key(fisher, scoring, reference))
+        stab = _stability(config, find, reference, scoring, how, adapted=adapted)
+    if config.scoring.low_rank is not None:
+        adapt = find("low-rank adaptation direction", adapt and low_rank_key(config.scoring.low_rank, adapt))
+        stab = find("low-rank stability direction", stab and low_rank_key(config.scoring.low_rank, stab))
     if scoring is None:
         return made, None
     return made, identities.value_identities(config, scoring, reference, adapt or "to be made", stab or "to be made")
+
+
+def _stability(
+    config: Configuration, find: Callable[[str, str | None], str | None], reference: str, scoring: str | None, how: identities.Tokenization,
+    *, adapted: bool,
+) -> str | None:  # fmt: skip
+    """Follow the artefacts of the stability direction, which `find` looks up by name and key, None where the key cannot be known yet.
+
+    Returns:
+        content digest of D_S; None where it is to be made.
+    """
+    retention = alignment_texts(config, how)
+    retention_id = None if retention is None else retention.for_fisher(config).identity
+    made_of = find("texts", identities.texts_key(config, reference, how.tokenization_id, retention_id))
+    if config.scoring.stability.form == "fisher_drift":
+        measured = scoring if adapted else reference
+        made_of = find("Fisher", made_of and measured and identities.fisher_key(config, measured, made_of))
+    stab = find("stability direction", made_of and scoring and identities.stab_key(config, made_of, scoring, reference))
+    if retention is not None and scoring != reference:
+        compared = retention.for_alignment(config).identity
+        find("stability alignment", stab and scoring and identities.alignment_key(stab, scoring, compared))
+    return stab
 
 
 def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_new: int, ids: ValueIdentities | None) -> str:

@@ -167,6 +167,9 @@ def write_scoring(
 ) -> bool:
     """Make a scoring whose values are complete for a snapshot the current one.
 
+    What is said of a stored scoring is written anew when its `stability_alignment` was measured again (on another retention text): the
+    comparison is no input of the values and so no part of the identity.
+
     Args:
         warehouse: the open warehouse.
         ids: identities of its values.
@@ -182,10 +185,14 @@ def write_scoring(
     scoring_id = ids.scoring_id(tokenization_id)
     wanted = {"snapshot": snapshot_id, "tokenization": tokenization_id, "scoring": scoring_id}
     wanted |= {"validation": validation_id} if validation_id is not None else {}
-    if all(warehouse.pointer(name) == value for name, value in wanted.items()):
+    stored = warehouse.one("values/get_scoring_settings", scoring_id=scoring_id)
+    measured = stored is not None and json.loads(stored[0]).get("stability_alignment") != settings.get("stability_alignment")
+    if not measured and all(warehouse.pointer(name) == value for name, value in wanted.items()):
         return False
     with warehouse.transaction():
-        if warehouse.one("values/count_scorings", scoring_id=scoring_id) == (0,):
+        if measured:
+            warehouse.run("values/update_scoring_settings", scoring_id=scoring_id, settings=json.dumps(settings, sort_keys=True))
+        if stored is None:
             warehouse.run(
                 "values/insert_scoring",
                 scoring_id=scoring_id, tokenization_id=tokenization_id, adapt_values_id=ids.adapt_values_id,

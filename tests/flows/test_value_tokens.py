@@ -262,7 +262,7 @@ def test_order_of_validation_rows_changes_nothing(valued):
 def test_other_fisher_settings_change_stability_alone(valued):
     before, ids = stored(valued), current_ids(valued)
     done = valued.value("scoring.fisher.num_sequences=9")
-    assert (done.counts["directions"]["num_made"], done.counts["score"]["num_sequences"]) == (2, 40)
+    assert (done.counts["directions"]["num_made"], done.counts["score"]["num_sequences"]) == (3, 40)  # texts, D_S, alignment
     assert changed(ids, current_ids(valued)) == {"stab_values_id"}
     assert stored(valued)["signal_values"] == before["signal_values"]
     assert set(map(repr, before["direction_values"])) <= set(map(repr, stored(valued)["direction_values"]))
@@ -280,11 +280,11 @@ def test_another_dtype_computes_all_values_again(valued):
 def test_refresh_remakes_the_artefacts_on_the_present_data(valued):
     ids = current_ids(valued)
     unchanged = valued.value(refresh=True)
-    assert (unchanged.counts["directions"]["num_made"], unchanged.counts["score"]["num_sequences"]) == (4, 0)
+    assert (unchanged.counts["directions"]["num_made"], unchanged.counts["score"]["num_sequences"]) == (5, 0)
     assert current_ids(valued) == ids  # the same data, settings and seeds make the same artefacts
     valued.write_train([*valued.train_rows(), *purchases(99, 7)])
     refreshed = valued.value(refresh=True)
-    assert (refreshed.counts["directions"]["num_made"], refreshed.counts["score"]["num_sequences"]) == (4, 47)
+    assert (refreshed.counts["directions"]["num_made"], refreshed.counts["score"]["num_sequences"]) == (5, 47)
     assert changed(ids, current_ids(valued)) == set(IDS) - {"ref_signals_id"}
     assert valued.value().counts["score"]["num_sequences"] == 0
 

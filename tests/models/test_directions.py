@@ -1,4 +1,6 @@
-"""Directions of models/directions.py: validation gradient, sampling, Fisher, drift, files."""
+"""Directions of models/directions.py: validation gradient, drift, scope, cosine, files."""
+
+import math
 
 import pytest
 import torch
@@ -6,15 +8,16 @@ import torch
 from models.batches import collate
 from models.directions import (
     content_digest,
-    diagonal_fisher,
+    cosine,
+    divergence_gradient,
+    energy_shares,
     fisher_drift,
     in_scope,
     load_tensors,
-    sample_sequences,
     save_tensors,
+    scale_tensors,
     validation_gradient,
 )
-from models.settings import FisherSettings
 from tests.reference.families import make
 
 
@@ -44,64 +47,6 @@ def test_validation_set_without_response_tokens_is_refused():
         validation_gradient(make("llama"), [collate([[1, 2]], [[0]])], ["lm_head.weight"])
 
 
-def test_fisher_equals_the_slow_loop():
-    model = make("llama")
-    scope = ["lm_head.weight", "model.layers.0.mlp.up_proj.weight"]
-    sequences = [[1, 5, 9, 3], [1, 8]]
-    fisher = diagonal_fisher(model, sequences, scope)
-    params = dict(model.named_parameters())
-    expected = {n: torch.zeros_like(params[n]) for n in scope}
-    for n in scope:
-        params[n].requires_grad_(True)
-    for ids in sequences:
-        log_probs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].float(), -1)
-        total = sum(log_probs[u - 1, ids[u]] for u in range(1, len(ids)))
-        for n, g in zip(scope, torch.autograd.grad(total, [params[n] for n in scope]), strict=True):
-            expected[n] += g**2 / (len(ids) - 1) / 2
-    for n in scope:
-        assert torch.allclose(fisher[n], expected[n], rtol=1e-6)
-        assert (fisher[n] >= 0).all()
-
-
-def test_sampling_is_seeded_starts_at_bos_and_leaves_the_global_state_alone():
-    model = make("llama", torch.float32)
-    model.generation_config.bos_token_id, model.generation_config.eos_token_id = 1, 2
-    torch.manual_seed(123)
-    state = torch.random.get_rng_state()
-    first = sample_sequences(model, FisherSettings(num_sequences=70, num_tokens=12, seed=5))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert first == sample_sequences(model, FisherSettings(num_sequences=70, num_tokens=12, seed=5))
-    assert first != sample_sequences(model, FisherSettings(num_sequences=70, num_tokens=12, seed=6))
-    assert len(first) == 70
-    for ids in first:
-        assert ids[0] == 1
-        assert 2 <= len(ids) <= 13
-        assert 2 not in ids[1:-1]  # nothing is kept behind the end of a text
-
-
-def test_sampling_follows_the_model_distribution():
-    """The first sampled token of 4000 texts against its probabilities: temperature 1, no truncation of the tail."""
-    model = make("llama", torch.float32)
-    model.generation_config.bos_token_id, model.generation_config.eos_token_id = 1, 2
-    firsts = torch.tensor([ids[1] for ids in sample_sequences(model, FisherSettings(num_sequences=4000, num_tokens=1), batch_size=4000)])
-    observed = torch.bincount(firsts, minlength=61) / 4000
-    expected = model(input_ids=torch.tensor([[1]])).logits[0, -1].softmax(-1)
-    deviation = (expected * (1 - expected) / 4000).sqrt()
-    assert ((observed - expected).abs() <= 5 * deviation + 1e-3).all()
-
-
-def test_sampling_takes_nothing_else_from_the_model_s_generation_settings():
-    model = make("llama", torch.float32)
-    model.generation_config.bos_token_id, model.generation_config.eos_token_id = 1, 2
-    settings = FisherSettings(num_sequences=20, num_tokens=100)
-    before = sample_sequences(model, settings)
-    assert max(map(len, before)) <= 64  # the context
-    model.generation_config.repetition_penalty, model.generation_config.no_repeat_ngram_size = 5.0, 1
-    model.generation_config.min_new_tokens, model.generation_config.suppress_tokens = 50, [3, 4]
-    assert sample_sequences(model, settings) == before
-    assert model.generation_config.repetition_penalty == pytest.approx(5.0)
-
-
 def test_drift_is_zero_at_the_reference():
     model = make("llama", torch.float32)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -111,6 +56,69 @@ def test_drift_is_zero_at_the_reference():
     assert torch.allclose(fisher_drift(fisher, moved, parameters)["lm_head.weight"], 0.5 * fisher["lm_head.weight"], atol=1e-6)
 
 
+def moved(reference):
+    torch.manual_seed(4)
+    model = make("llama_tied")
+    for p, anchor in zip(model.parameters(), reference.parameters(), strict=True):
+        p.copy_(anchor + 0.05 * torch.randn_like(p))
+    return model
+
+
+def test_divergence_gradient_is_that_of_the_mean_kl():
+    reference = make("llama_tied")
+    model = moved(reference)
+    ids, counted = [[1, 5, 9, 3, 7, 2], [1, 8, 4]], [[3, 4, 5], [2]]
+    scope = [n for n, _ in model.named_parameters()]
+    batches = [collate(ids[:1], counted[:1]), collate(ids, [[], counted[1]])]
+    gradient, divergence = divergence_gradient(model, reference, batches, scope)
+    model.requires_grad_(True)
+    total = 0.0
+    for one, positions in zip(ids, counted, strict=True):
+        q, p = (m(input_ids=torch.tensor([one])).logits[0].softmax(-1) for m in (model, reference))
+        for u in positions:
+            total = total + sum(p[u - 1, v] * torch.log(p[u - 1, v] / q[u - 1, v]) for v in range(61))
+    (total / 4).backward()
+    assert divergence == pytest.approx(total.item() / 4)
+    assert divergence > 0
+    for name, p in model.named_parameters():
+        assert torch.allclose(gradient[name], p.grad, rtol=1e-7, atol=1e-10), name
+
+
+def test_divergence_gradient_is_the_whole_fisher_times_a_small_drift():
+    """Half the Hessian's quadratic form is the divergence: along the drift the gradient is twice the divergence, to first order."""
+    reference = make("llama_tied")
+    model = make("llama_tied")
+    torch.manual_seed(5)
+    drift = {n: 1e-4 * torch.randn_like(p) for n, p in model.named_parameters()}
+    for n, p in model.named_parameters():
+        p.add_(drift[n])
+    gradient, divergence = divergence_gradient(model, reference, [collate([[1, 5, 9, 3, 7, 2]], [[1, 2, 3, 4, 5]])], list(drift))
+    assert sum((gradient[n] * drift[n]).sum().item() for n in drift) == pytest.approx(2 * divergence, rel=0.02)
+
+
+def test_divergence_gradient_is_exactly_zero_at_the_reference():
+    model = make("llama", torch.float32)
+    gradient, divergence = divergence_gradient(model, make("llama", torch.float32), [collate([[1, 5, 9]], [[1, 2]])], ["lm_head.weight"])
+    assert divergence == 0
+    assert not gradient["lm_head.weight"].any()
+    with pytest.raises(ValueError, match="no token of the texts counts"):
+        divergence_gradient(moved(make("llama_tied")), make("llama_tied"), [collate([[1, 5]], [[0]])], ["model.norm.weight"])
+
+
+def test_tensor_norm_gives_every_tensor_the_same_norm_and_keeps_the_whole():
+    torch.manual_seed(0)
+    direction = {"a": torch.randn(3, 4), "b": 1e-12 * torch.randn(5), "zero": torch.zeros(2)}
+    scaled = scale_tensors(direction, "tensor_norm")
+    whole = math.sqrt(sum(t.double().square().sum().item() for t in direction.values()))
+    for name in ("a", "b"):
+        assert scaled[name].norm().item() == pytest.approx(whole / math.sqrt(2), rel=1e-6)
+        assert cosine({name: scaled[name]}, direction) == pytest.approx(1)
+    assert not scaled["zero"].any()
+    again = scale_tensors({n: 7 * t for n, t in scaled.items()}, "tensor_norm")
+    assert all(torch.allclose(again[n], 7 * scaled[n], rtol=1e-6) for n in scaled)
+    assert scale_tensors(direction, "none") == direction
+
+
 def test_scope_patterns():
     names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"]
     assert in_scope(names, ["*embed*"]) == names[1:]
@@ -118,6 +126,30 @@ def test_scope_patterns():
         in_scope(names, ["*experts*"])
     with pytest.raises(ValueError, match="leaves no parameter"):
         in_scope(names, ["*"])
+
+
+def test_scope_names_the_setting_it_comes_from():
+    with pytest.raises(ValueError, match=r"scoring\.stability\.scope_exclude: pattern 'nothing' matches none of 1"):
+        in_scope(["lm_head.weight"], ["nothing"], "scoring.stability")
+
+
+def test_cosine_is_over_the_parameters_of_both():
+    torch.manual_seed(0)
+    one = {"a": torch.randn(3, 4), "b": torch.randn(5)}
+    other = {"b": torch.randn(5), "a": torch.randn(3, 4), "c": torch.randn(2)}
+    flat, flat_other = (torch.cat([x["a"].flatten(), x["b"]]).double() for x in (one, other))
+    assert cosine(one, other) == pytest.approx((flat @ flat_other / flat.norm() / flat_other.norm()).item(), rel=1e-9)
+    assert cosine(one, {n: -3 * t for n, t in one.items()}) == pytest.approx(-1)
+    assert cosine({"a": one["a"] * 1e-30}, {"a": one["a"] * 1e-30}) == pytest.approx(1)  # squares that float32 cannot hold
+    assert math.isnan(cosine(one, {"a": torch.zeros(3, 4)}))
+    assert math.isnan(cosine(one, {"c": torch.ones(2)}))
+
+
+def test_energy_shares_are_parts_of_the_squared_norm_largest_first():
+    direction = {"small": torch.tensor([1.0]), "large": torch.tensor([[3.0, 4.0], [5.0, 0.0]]), "none": torch.zeros(2)}
+    assert energy_shares(direction) == {"large": pytest.approx(50 / 51), "small": pytest.approx(1 / 51), "none": 0.0}
+    assert list(energy_shares(direction, 1)) == ["large"]
+    assert energy_shares({"none": torch.zeros(2)}) == {"none": 0.0}
 
 
 def test_tensors_survive_the_file_and_digest_their_content(tmp_path):

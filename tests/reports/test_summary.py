@@ -53,6 +53,14 @@ def test_an_instant_has_no_rate_either():
     assert score(seconds=0.0).startswith("3,000 tokens of 10 sequences scored in 0.0 s")
 
 
+def test_alignment_of_stability_is_told_where_it_was_measured():
+    aligned = {"scope": 0.98765, "all": 0.5, "num_texts": 1234, "retention_loss": 1.0}
+    ((_, text),) = rows({"directions": {"num_made": 1, "stability_is_zero": False, "stability_alignment": aligned}})
+    assert "stability alignment 0.988 (cosine with the retention gradient over its scope; 0.500 over all parameters; 1,234 texts)" in text
+    ((_, text),) = rows({"directions": {"num_made": 1, "stability_is_zero": False, "stability_alignment": None}})
+    assert "alignment" not in text
+
+
 def test_values_that_are_not_finite_and_a_stability_of_zero_are_told():
     assert score(num_not_finite=1234).endswith("; 1,234 values not finite, stored as NULL")
     ((_, text),) = rows({"directions": {"num_made": 0, "stability_is_zero": True}})

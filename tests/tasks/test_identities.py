@@ -92,7 +92,7 @@ def propagating(**propagation):
 def test_settings_of_value_propagation_change_its_values_and_artefacts_and_none_of_exact(monkeypatch):
     def keys(config):
         return {
-            "fisher": identities.fisher_key(config, "r"),
+            "fisher": identities.fisher_key(config, "r", "x"),
             "adapt": identities.adapt_key(config, "s", ["a"]),
             "token_fisher": identities.token_fisher_key(config, "r", "t"),
             "G": identities.propagation_adapt_key(config, "s", ["a"]),
@@ -109,7 +109,7 @@ def test_settings_of_value_propagation_change_its_values_and_artefacts_and_none_
         exact = configured(scoring={"propagation": {setting: 5}})
         assert all_ids(exact) == all_ids(configured())
     assert identities.propagation_adapt_key(configured(), "s", ["a"]) != identities.adapt_key(configured(), "s", ["a"])
-    assert identities.propagation_stab_key("f", "s", "r") != identities.stab_key("f", "s", "r")
+    assert identities.propagation_stab_key("f", "s", "r") != identities.stab_key(configured(), "f", "s", "r")
     assert identities.token_fisher_key(configured(), "r", "other") != identities.token_fisher_key(configured(), "r", "t")
     before = all_ids(propagating())
     monkeypatch.setitem(CODE_VERSIONS, "propagation", CODE_VERSIONS["propagation"] + 1)
@@ -133,7 +133,9 @@ def test_what_the_numbers_do_not_depend_on_changes_no_identity(sections):
     plain, other = configured(), configured(Path("/another/base"), **sections)
     assert all_ids(other) == all_ids(plain)
     assert identities.warmup_key(other, "r", "t") == identities.warmup_key(plain, "r", "t")
-    assert identities.fisher_key(other, "r") == identities.fisher_key(plain, "r")
+    assert identities.texts_key(other, "r", "t") == identities.texts_key(plain, "r", "t")
+    assert identities.fisher_key(other, "r", "x") == identities.fisher_key(plain, "r", "x")
+    assert identities.stab_key(other, "x", "s", "r") == identities.stab_key(plain, "x", "s", "r")
     assert identities.adapt_key(other, "s", ["a"]) == identities.adapt_key(plain, "s", ["a"])
 
 
@@ -150,14 +152,59 @@ def test_reference_and_tokenization_change_the_warmup(arguments):
     assert identities.warmup_key(configured(), *arguments) != identities.warmup_key(configured(), "r", "t")
 
 
-@pytest.mark.parametrize(
-    "scoring",
-    [{"fisher": {"num_sequences": 3}}, {"fisher": {"num_tokens": 3}}, {"fisher": {"seed": 3}}, {"scope_exclude": ["*.bias"]}],
-    ids=str,
-)
-def test_every_setting_of_the_fisher_and_the_scope_change_its_key(scoring):
-    assert identities.fisher_key(configured(scoring=scoring), "r") != identities.fisher_key(configured(), "r")
-    assert identities.fisher_key(configured(), "r2") != identities.fisher_key(configured(), "r")
+def texts_key(reference="r", tokenization="t", retention="x", **fisher):
+    return identities.texts_key(configured(scoring={"fisher": fisher}), reference, tokenization, retention)
+
+
+@pytest.mark.parametrize("source", ["self", "prompts"])
+def test_every_setting_of_sampled_texts_and_the_model_that_writes_them_count(source):
+    others = [texts_key(source=source, **{name: 3}) for name in ("num_sequences", "num_tokens", "seed")]
+    assert len({texts_key(source=source), texts_key("r2", source=source), *others}) == 5
+    assert texts_key(source=source, retention="y") == texts_key(source=source)
+
+
+def test_each_source_of_texts_depends_on_its_own_inputs_alone():
+    assert len({texts_key(source=source) for source in ("self", "prompts", "retention")}) == 3
+    assert texts_key(tokenization="t2") == texts_key()
+    assert texts_key(source="prompts", tokenization="t2") != texts_key(source="prompts")
+    retention = texts_key(source="retention")
+    assert texts_key(source="retention", retention="y") != retention
+    assert texts_key("r2", "t2", source="retention", num_tokens=3, seed=3) == retention  # nothing is sampled
+
+
+def test_the_fisher_depends_on_texts_reference_and_scope():
+    excluding = configured(scoring={"scope_exclude": ["*.bias"]})
+    keys = {
+        identities.fisher_key(*a)
+        for a in ((configured(), "r", "x"), (configured(), "r2", "x"), (configured(), "r", "y"), (excluding, "r", "x"))
+    }
+    assert len(keys) == 4
+
+
+STABILITY = [{"form": "fisher_drift"}, {"scope_exclude": ["*norm*"]}, {"scaling": "tensor_norm"}]
+
+
+@pytest.mark.parametrize("stability", STABILITY, ids=str)
+def test_form_scope_and_scaling_of_stability_change_its_key_and_no_other(stability):
+    plain, other = configured(), configured(scoring={"stability": stability})
+    assert identities.stab_key(other, "x", "s", "r") != identities.stab_key(plain, "x", "s", "r")
+    assert identities.adapt_key(other, "s", ["a"]) == identities.adapt_key(plain, "s", ["a"])
+    assert identities.texts_key(other, "r", "t") == identities.texts_key(plain, "r", "t")
+    assert identities.fisher_key(other, "r", "x") == identities.fisher_key(plain, "r", "x")
+
+
+@pytest.mark.parametrize("adaptation", STABILITY[1:], ids=str)
+def test_scope_and_scaling_of_adaptation_change_its_key_and_no_other(adaptation):
+    plain, other = configured(), configured(scoring={"adaptation": adaptation})
+    assert identities.adapt_key(other, "s", ["a"]) != identities.adapt_key(plain, "s", ["a"])
+    assert identities.stab_key(other, "x", "s", "r") == identities.stab_key(plain, "x", "s", "r")
+    assert identities.fisher_key(other, "r", "x") == identities.fisher_key(plain, "r", "x")
+
+
+def test_the_number_of_alignment_texts_is_no_input_of_the_direction():
+    other = configured(scoring={"stability": {"alignment_texts": 3}})
+    assert identities.stab_key(other, "x", "s", "r") == identities.stab_key(configured(), "x", "s", "r")
+    assert len({identities.alignment_key(*a) for a in (("d", "s", "x"), ("d2", "s", "x"), ("d", "s2", "x"), ("d", "s", "x2"))}) == 4
 
 
 def test_the_validation_direction_depends_on_model_sequences_and_scope_not_on_their_order():
@@ -172,23 +219,25 @@ def test_the_validation_direction_depends_on_model_sequences_and_scope_not_on_th
     assert identities.adapt_key(scopes[0], "s", ["a"]) == identities.adapt_key(scopes[1], "s", ["a"])
 
 
-def test_the_stability_direction_depends_on_fisher_and_both_ends_of_the_drift():
+def test_the_stability_direction_depends_on_what_it_is_made_of_and_both_ends_of_the_drift():
     keys = {
-        identities.stab_key(*arguments)
+        identities.stab_key(configured(), *arguments)
         for arguments in (("f", "s", "r"), ("f2", "s", "r"), ("f", "s2", "r"), ("f", "s", "r2"), ("f", "r", "s"))
     }
     assert len(keys) == 5
 
 
 @pytest.mark.parametrize(
-    ("version", "changes"), [("train", {"warmup"}), ("fisher", {"fisher"}), ("directions", {"adapt", "stab"}), ("probe", set())]
+    ("version", "changes"),
+    [("train", {"warmup"}), ("fisher", {"texts", "fisher"}), ("directions", {"adapt", "stab", "alignment"}), ("probe", set())],
 )
 def test_a_bumped_version_changes_what_its_module_makes(monkeypatch, version, changes):
     def keys():
         config = configured()
         return {
-            "warmup": identities.warmup_key(config, "r", "t"), "fisher": identities.fisher_key(config, "r"),
-            "adapt": identities.adapt_key(config, "s", ["a"]), "stab": identities.stab_key("f", "s", "r"),
+            "warmup": identities.warmup_key(config, "r", "t"), "fisher": identities.fisher_key(config, "r", "x"),
+            "texts": identities.texts_key(config, "r", "t"), "alignment": identities.alignment_key("d", "s", "x"),
+            "adapt": identities.adapt_key(config, "s", ["a"]), "stab": identities.stab_key(config, "f", "s", "r"),
         }  # fmt: skip
 
     before = keys()

@@ -113,8 +113,8 @@ def test_values_that_are_not_finite_are_null_counted_and_told(project, monkeypat
 
     spoiled, probe = [], models.scoring.probe
 
-    def spoiling(model, batch, directions):
-        result = probe(model, batch, directions)
+    def spoiling(model, batch, directions, **others):
+        result = probe(model, batch, directions, **others)
         if directions.tensors and not spoiled:
             row, positions = 0, batch.weights_BT[0].nonzero().flatten()
             spoiled.append(batch.input_ids_BT[row, : int(batch.attention_mask_BT[row].sum())].tolist())

@@ -40,6 +40,30 @@ def refished(_):
     return ["scoring.fisher.num_sequences=9"]
 
 
+def refished_as_in_the_paper(_):
+    return ["scoring.stability.form=fisher_drift"]
+
+
+def rescoped(_):
+    return ["scoring.stability.scope_exclude=['*norm*']"]
+
+
+def rescaled(_):
+    return ["scoring.adaptation.scaling=tensor_norm"]
+
+
+def resourced(_):
+    return ["scoring.fisher.source=prompts"]
+
+
+def realigned(_):
+    return ["scoring.stability.alignment_texts=2"]
+
+
+def unretained(_):
+    return ["data.retention=null"]
+
+
 def retyped(_):
     return ["scoring.dtype=bfloat16"]
 
@@ -65,7 +89,10 @@ def repoliced(_):
     return ["policy.harsh={keep: 0.2}"]
 
 
-CHANGES = [unchanged, updated, revalidated, refished, retyped, at_reference, rewarmed, retokenized, renoted, repoliced]
+CHANGES = [
+    unchanged, updated, revalidated, refished, refished_as_in_the_paper, rescoped, rescaled, resourced, realigned, unretained, retyped,
+    at_reference, rewarmed, retokenized, renoted, repoliced,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -111,7 +138,7 @@ def test_pinned_artefacts_tell_how_far_the_data_moved(valued):
     valued.value()
     with read(valued.warehouse) as reader:
         lines = dict(status.pinned(reader))
-    assert set(lines) == {"warmup", "fisher", "adapt", "stab"}
+    assert set(lines) == {"warmup", "texts", "adapt", "stab", "alignment"}
     assert all(text.endswith("since then 7 examples added, 1 removed") for text in lines.values())
 
 

@@ -294,6 +294,17 @@ def test_a_scoring_becomes_current_once(warehouse):
     assert counts(warehouse) == {"scorings": 1, "pointers": 3}
 
 
+def test_a_new_alignment_is_noted_with_the_scoring_and_changes_nothing_else(warehouse):
+    said = {"z": 1, "stability_alignment": {"scope": 0.5}}
+    write_scoring(warehouse, IDS, "tok", "snap", said, "run1")
+    assert not write_scoring(warehouse, IDS, "tok", "snap", {**said, "z": 2}, "run2")
+    again = {**said, "stability_alignment": {"scope": 0.25}}
+    assert write_scoring(warehouse, IDS, "tok", "snap", again, "run2")
+    rows = warehouse.con.execute("SELECT scoring_id, settings, run_id FROM record.scorings").fetchall()
+    assert [(row[0], json.loads(row[1]), row[2]) for row in rows] == [(IDS.scoring_id("tok"), again, "run1")]
+    assert counts(warehouse) == {"scorings": 1, "pointers": 3}
+
+
 def test_a_new_snapshot_moves_the_pointer_and_stores_no_second_scoring(warehouse):
     write_scoring(warehouse, IDS, "tok", "snap", {}, "run1")
     assert write_scoring(warehouse, IDS, "tok", "snap2", {}, "run2")
