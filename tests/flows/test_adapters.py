@@ -28,6 +28,7 @@ def adapted_once(template, tmp_path_factory):
     project = Project.copy_of(template, tmp_path_factory.mktemp("adapted") / "project")
     settings = project.settings()
     settings["scoring"]["warmup"] |= {"lora": LORA, "learning_rate": 2e-2}
+    settings["scoring"]["stability"] = {"form": "fisher_drift"}
     project.config.write_text(yaml.safe_dump(settings))
     with without_prefect():
         project.value()
@@ -110,6 +111,15 @@ def test_coverage_is_told_with_the_directions_in_the_summary_and_in_status(adapt
     for text in (sentence, told):
         assert "adapter weights only" in text
         assert "at the reference B = 0, where A has no gradient, so the Fisher of A is zero and stability covers lora_B alone" in text
+
+
+def test_the_divergence_from_the_reference_covers_both_factors(adapted):
+    done = adapted.value("scoring.stability.form=divergence")
+    assert done.counts["score"]["num_sequences"] == 40
+    stored = said(adapted)
+    assert stored["stab"]["num_covered"] == stored["adapt"]["num_covered"]
+    assert stored["stab"]["norm"] > 0
+    assert "no gradient" not in done.counts["directions"]["coverage"]
 
 
 def test_unchanged_run_writes_nothing_and_status_foresees_it(adapted):
@@ -206,7 +216,11 @@ def test_adapters_of_another_base_are_refused(project, tmp_path):
         (["scoring.warmup.lora={{rank: 2, dropout: 0.1}}"], ValueError, r"dropout 0.1 \(must be 0: the warm-up trains without dropout\)"),
         (["scoring.warmup.lora={{rank: 2}}", "scoring.warmup.steps=0"], ValueError, r"scoring.warmup.steps 0 \(at least 1"),
         (["scoring.warmup.lora={{target_modules: [nowhere]}}"], ValueError, "nowhere"),
-        (["model.scoring={mine}", "scoring.scope_exclude=['*lora_B*']"], ValueError, "leaves no lora_B in scope"),
+        (
+            ["model.scoring={mine}", "scoring.scope_exclude=['*lora_B*']", "scoring.stability.form=fisher_drift"],
+            ValueError,
+            "leaves no lora_B in scope",
+        ),
         (["model.scoring={mine}", "scoring.scope_exclude=['*embed*']"], ValueError, "matches none of 8 parameters"),
     ],
 )

@@ -136,7 +136,7 @@ def test_status_tells_what_the_estimator_needs(valued, propagated):
 
     with read(valued.warehouse) as reader:
         told = dict(status.plan(load(valued.config, PROPAGATION), reader))
-    assert told["directions"] == "token-level Fisher, adaptation direction, stability direction"
+    assert told["directions"] == "adaptation direction, token-level Fisher, stability direction"
     assert told["mask paper"] == "to be written"
     with read(propagated.warehouse) as reader:
         told = dict(status.plan(load(propagated.config, PROPAGATION), reader))

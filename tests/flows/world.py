@@ -190,11 +190,12 @@ def unplug(replace: Any) -> None:
     """Replace every flow and task by its function, and artifacts by nothing; `replace(module, name, value)` does it."""
     from prefect import Flow, Task
 
+    import flows.self_test
     import flows.train_masked
     import flows.value_tokens
     from tasks import stages
 
-    for module in (stages, flows.train_masked, flows.value_tokens):
+    for module in (stages, flows.self_test, flows.train_masked, flows.value_tokens):
         for name, found in list(vars(module).items()):
             if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)
