@@ -166,7 +166,10 @@ def main() -> None:
             for mode, seconds in median.items():
                 peak, base = peaks[mode], peaks[TRAINING]
                 memory = "| |" if peak is None or base is None else f"{peak:,.0f} | {peak / base:.2f} |"
-                print(f"| {size} | {length} | {MODES.get(mode, mode)} | {seconds:.3f} | {seconds / median[TRAINING]:.2f} | {memory}", flush=True)
+                print(
+                    f"| {size} | {length} | {MODES.get(mode, mode)} | {seconds:.3f} | {seconds / median[TRAINING]:.2f} | {memory}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

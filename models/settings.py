@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 CODE_VERSIONS = {"train": 1, "fisher": 1, "directions": 1, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
@@ -108,7 +108,7 @@ class FisherSettings:
 
 
 class Paper:
-    """What arXiv 2606.01635 uses in its released form, and where the quantity stands there. λ and ρ are in warehouse/policies.py."""
+    """What arXiv 2606.01635 uses in its released form, and where the quantity stands there. λ and ρ are in warehouse/policy_settings.py."""
 
     LAST_BLOCKS = 3  # K, Eq. 8 and 9
     WINDOW = 32  # W, Eq. 9
@@ -144,6 +144,10 @@ class PropagationSettings:
         for name in ("last_blocks", "window", "fisher_sequences", "fisher_prompt_tokens", "fisher_sampled_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"scoring.propagation.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+Signal = Literal["margin", "el2n", "grad_norm"]
+"""Signals that are computed when asked for (DESIGN 3.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,8 @@ class ScoringSettings:
         low_rank: value against low-rank forms of the directions; null = against the directions themselves.
         packing: put the sequences of a batch into one row, without padding.
         activation_checkpointing: keep the activations between layers alone, for long sequences; costs one forward pass more.
+        signals: signals of the scoring model beside `loss` and `entropy`: any of `margin`, `el2n`, `grad_norm`. Another choice computes the
+            signals of all sequences again, and no value of a direction.
         warmup: how the scoring model is made when `model.scoring` names none.
         fisher: how the Fisher of the reference is estimated, for `exact`.
         propagation: how `value_propagation` works.
@@ -200,6 +206,7 @@ class ScoringSettings:
     low_rank: LowRankSettings | None = None
     packing: bool = False
     activation_checkpointing: bool = False
+    signals: tuple[Signal, ...] = ()
     warmup: WarmupSettings = field(default_factory=WarmupSettings)
     fisher: FisherSettings = field(default_factory=FisherSettings)
     propagation: PropagationSettings = field(default_factory=PropagationSettings)
@@ -208,6 +215,15 @@ class ScoringSettings:
         if self.batch_tokens < 1 or self.part_tokens < self.batch_tokens:
             raise ValueError(
                 f"scoring: batch_tokens {self.batch_tokens} must be at least 1 and part_tokens {self.part_tokens} at least batch_tokens"
+            )
+        if unknown := [s for s in self.signals if s not in get_args(Signal)]:
+            raise ValueError(f"scoring.signals: got {unknown[0]!r}, expected any of {', '.join(get_args(Signal))}")
+        if len(set(self.signals)) < len(self.signals):
+            raise ValueError(f"scoring.signals: got {', '.join(self.signals)}, expected each name once")
+        if self.signals and self.estimator == "value_propagation":
+            raise ValueError(
+                f"scoring.signals: got {', '.join(self.signals)} with the estimator value_propagation, which gives loss and entropy alone; "
+                "leave the list empty, or set scoring.estimator to exact"
             )
 
 

@@ -221,7 +221,7 @@ def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) 
     loaded = load_scoring(setup.reference, setup.scoring, device, dtype)
     if run.config.scoring.estimator == "value_propagation":
         return PropagationScorer(loaded, directions, run.config.scoring.propagation)
-    return Scorer(loaded, directions)
+    return Scorer(loaded, directions, signals=run.config.scoring.signals if "signals" in groups else ())
 
 
 def _score_part(
@@ -264,6 +264,7 @@ def _score_part(
 
 def _row(sequence_id: str, values: "SequenceValues") -> dict[str, Any]:
     row: dict[str, Any] = {"sequence_id": sequence_id, "loss": _nullable(values.loss), "entropy": _nullable(values.entropy)}
+    row |= {name: _nullable(signal) for name, signal in values.signals.items()}
     for name in values.direct:
         row[f"{name}_direct"], row[f"{name}_causal"] = _nullable(values.direct[name]), _nullable(values.causal[name])
         context = values.prompt_context[name]
