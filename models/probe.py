@@ -23,7 +23,8 @@ from models.losses import counted, model_inputs, token_losses
 from models.lowrank import Direction, DirectionTensor, LowRank
 from models.modes import checkpointed, plain_experts
 from models.packing import packed_attention
-from models.signals import SIGNALS, Signal, signals_of
+from models.settings import Signal
+from models.signals import SIGNALS, signals_of
 from models.tangents import Meeting, Tangents, carried_by
 
 Axis = Literal["target", "context"]

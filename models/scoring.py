@@ -13,7 +13,7 @@ from models.losses import counted
 from models.lowrank import Direction
 from models.probe import ProbeResult, ScaledDirections, probe, scale_directions, total_norm
 from models.selftest import verify
-from models.signals import Signal
+from models.settings import Signal
 
 Values = NDArray[np.float32]
 

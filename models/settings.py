@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 CODE_VERSIONS = {"train": 1, "fisher": 2, "directions": 2, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
@@ -111,7 +111,7 @@ class FisherSettings:
 
 
 class Paper:
-    """What arXiv 2606.01635 uses in its released form, and where the quantity stands there. λ and ρ are in warehouse/policies.py."""
+    """What arXiv 2606.01635 uses in its released form, and where the quantity stands there. λ and ρ are in warehouse/policy_settings.py."""
 
     LAST_BLOCKS = 3  # K, Eq. 8 and 9
     WINDOW = 32  # W, Eq. 9
@@ -191,6 +191,10 @@ class StabilitySettings:
             raise ValueError(f"scoring.stability: alignment_texts {self.alignment_texts}; it must be at least 1")
 
 
+Signal = Literal["margin", "el2n", "grad_norm"]
+"""Signals that are computed when asked for (DESIGN 3.4)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LowRankSettings:
     """Directions as products of thin factors, so that the scoring pass costs a third less (docs/benchmarks.md).
@@ -230,6 +234,8 @@ class ScoringSettings:
         low_rank: value against low-rank forms of the directions; null = against the directions themselves.
         packing: put the sequences of a batch into one row, without padding.
         activation_checkpointing: keep the activations between layers alone, for long sequences; costs one forward pass more.
+        signals: signals of the scoring model beside `loss` and `entropy`: any of `margin`, `el2n`, `grad_norm`. Another choice computes the
+            signals of all sequences again, and no value of a direction.
         warmup: how the scoring model is made when `model.scoring` names none.
         fisher: texts on which the reference's Fisher and the divergence from it are taken.
         adaptation: the direction of what is to be learned.
@@ -247,6 +253,7 @@ class ScoringSettings:
     low_rank: LowRankSettings | None = None
     packing: bool = False
     activation_checkpointing: bool = False
+    signals: tuple[Signal, ...] = ()
     warmup: WarmupSettings = field(default_factory=WarmupSettings)
     fisher: FisherSettings = field(default_factory=FisherSettings)
     propagation: PropagationSettings = field(default_factory=PropagationSettings)
@@ -266,6 +273,15 @@ class ScoringSettings:
         if self.estimator != "exact" and any(without.values()):
             asked = ", ".join(name for name, on in without.items() if on)
             raise ValueError(f"scoring: {asked} go with the estimator 'exact' only, not with {self.estimator!r}; leave them out")
+        if unknown := [s for s in self.signals if s not in get_args(Signal)]:
+            raise ValueError(f"scoring.signals: got {unknown[0]!r}, expected any of {', '.join(get_args(Signal))}")
+        if len(set(self.signals)) < len(self.signals):
+            raise ValueError(f"scoring.signals: got {', '.join(self.signals)}, expected each name once")
+        if self.signals and self.estimator == "value_propagation":
+            raise ValueError(
+                f"scoring.signals: got {', '.join(self.signals)} with the estimator value_propagation, which gives loss and entropy alone; "
+                "leave the list empty, or set scoring.estimator to exact"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

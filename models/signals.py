@@ -1,13 +1,14 @@
 """Signals of single predictions (DESIGN 3.4): what the logits of a pass tell beside the loss."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-Signal = Literal["margin", "el2n", "grad_norm"]
-SIGNALS: tuple[Signal, ...] = ("margin", "el2n", "grad_norm")
+from models.settings import Signal
+
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
 """Signals on request; loss and entropy always come."""
 
 

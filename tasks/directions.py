@@ -204,6 +204,7 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     ids = identities.value_identities(config, scoring_digest, reference_digest, made["adapt"]["digest"], made["stab"]["digest"])
     described = {
         "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(config.scoring.scope_exclude),
+        "signals": sorted(config.scoring.signals),
         "reference": {"name": config.model.reference, "digest": reference_digest},
         "scoring": {"name": config.model.scoring or ("warm-up" if scoring != reference else config.model.reference), "digest": scoring_digest},
         "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id, **made,

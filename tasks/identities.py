@@ -204,7 +204,7 @@ def value_identities(
     """Identify the four groups of values of a scoring.
 
     Args:
-        config: estimator with its settings and dtype count.
+        config: estimator with its settings, dtype and optional signals count.
         scoring_digest: the scoring model.
         reference_digest: the reference model.
         adapt_digest: content of D_A.
@@ -213,6 +213,7 @@ def value_identities(
     Returns:
         the identities.
     """
+    optional = [sorted(config.scoring.signals)] if config.scoring.signals else []  # none: the identity of before there were any
     how = [config.scoring.estimator, config.scoring.dtype, CODE_VERSIONS["probe"]]
     signals = how[1:]  # loss and entropy are the same numbers under any estimator
     if config.scoring.estimator == "value_propagation":
@@ -221,6 +222,6 @@ def value_identities(
     return ValueIdentities(
         adapt_values_id=digest("values", scoring_digest, adapt_digest, *how),
         stab_values_id=digest("values", scoring_digest, stab_digest, *how),
-        signals_id=digest("signals", scoring_digest, *signals),
+        signals_id=digest("signals", scoring_digest, *signals, *optional),
         ref_signals_id=digest("signals", reference_digest, *signals),
     )

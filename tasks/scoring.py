@@ -224,7 +224,8 @@ def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) 
     if settings.estimator == "value_propagation":
         return PropagationScorer(loaded, directions, settings.propagation)
     forms = {name: unflatten(tensors) for name, tensors in directions.items()}
-    return Scorer(loaded, forms, packing=settings.packing, activation_checkpointing=settings.activation_checkpointing)
+    signals = settings.signals if "signals" in groups else ()
+    return Scorer(loaded, forms, signals, packing=settings.packing, activation_checkpointing=settings.activation_checkpointing)
 
 
 def _score_part(
@@ -267,6 +268,7 @@ def _score_part(
 
 def _row(sequence_id: str, values: "SequenceValues") -> dict[str, Any]:
     row: dict[str, Any] = {"sequence_id": sequence_id, "loss": _nullable(values.loss), "entropy": _nullable(values.entropy)}
+    row |= {name: _nullable(signal) for name, signal in values.signals.items()}
     for name in values.direct:
         row[f"{name}_direct"], row[f"{name}_causal"] = _nullable(values.direct[name]), _nullable(values.causal[name])
         context = values.prompt_context[name]

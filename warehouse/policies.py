@@ -1,107 +1,24 @@
-"""Policies: how stored values become masks. The arithmetic is SQL (sql/masks); here are its settings, its identity and its one transaction."""
+"""Policies: how stored values become masks. The arithmetic is SQL (sql/masks); here are its steps, its identity and its one transaction."""
 
-import difflib
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
 
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
+from warehouse.policy_settings import BUILT_IN as BUILT_IN
+from warehouse.policy_settings import COLUMNS as COLUMNS
+from warehouse.policy_settings import KNOWN
+from warehouse.policy_settings import PolicySettings as PolicySettings
+from warehouse.write import OPTIONAL_SIGNALS
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Bumped by hand when the same values and settings would give another mask."""
 
-COLUMNS = ("adapt_direct", "adapt_causal", "stab_direct", "stab_causal", "loss", "ref_loss", "entropy")
-"""Stored columns that may carry weight: the four components, then the signals."""
-
-Select = Literal["value", "random", "all"]
-Normalization = Literal["none", "zscore", "rank"]
-Group = Literal["response", "source", "dataset"]
-Estimator = Literal["exact", "value_propagation"]
-
-
-def _components() -> dict[str, float]:
-    return dict.fromkeys(COLUMNS[:4], 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicySettings:
-    """How one policy turns stored columns into a mask.
-
-    A token is eligible if it is a response token that has a score and is not protected. Kept are the highest ceil(keep × eligible) of
-    each scope in the order: score from high to low, position, sequence_id; then the `min_kept` highest of each response; then the
-    protected tokens.
-
-    Attributes:
-        select: `value`: the score is Σ weight × normalised column, NULL where a weighted column is NULL. `random`: the score is a keyed
-            digest of (seed, sequence_id, position), for the tokens that have a loss (adapt_direct is not NULL), so that its rate is
-            that of the default; weights and normalisation do not matter. `all`: every response token is kept, also those
-            without values; nothing else matters.
-        weights: column (one of `COLUMNS`) to weight; a column left out has weight 0.
-        normalization: `none`; `zscore`: minus the mean, over the population deviation, 0 where that is 0; `rank`: average rank scaled to
-            [0, 1], 0.5 for a lone value. Statistics are over all non-NULL values of a column, protected tokens included; sequences
-            that several examples share count once.
-        normalize_over: where mean, deviation and ranks are taken: each response, each source (no source is one source), or everything.
-        scope: where the highest are taken, likewise.
-        keep: share of the eligible tokens to keep, 0 to 1.
-        protect_end_of_turn: whether end-of-turn tokens of the response are kept whatever their value.
-        min_kept: eligible tokens kept of each response at least (all, if it has fewer); wins over `keep`.
-        seed: key of `random`.
-        estimator: the estimator whose values the policy is for (`exact` or `value_propagation`); a scoring by another is refused. None: any.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    select: Select = "value"
-    weights: Mapping[str, float] = field(default_factory=_components)
-    normalization: Normalization = "zscore"
-    normalize_over: Group = "dataset"
-    scope: Group = "response"
-    keep: float = 0.7
-    protect_end_of_turn: bool = True
-    min_kept: int = 1
-    seed: int = 0
-    estimator: Estimator | None = None
-
-    def __post_init__(self) -> None:
-        choices = {"select": Select, "normalization": Normalization, "normalize_over": Group, "scope": Group}
-        for name, literal in choices.items():
-            if getattr(self, name) not in get_args(literal):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(get_args(literal))}")
-        if not 0 <= self.keep <= 1:
-            raise ValueError(f"keep: got {self.keep}, expected a share between 0 and 1, such as 0.7 for seven tokens in ten")
-        if self.min_kept < 0:
-            raise ValueError(f"min_kept: got {self.min_kept}, expected a number of tokens, 0 or more; 0 lets a response lose them all")
-        for column, weight in self.weights.items():
-            if column not in COLUMNS:
-                nearest = difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.0)[0]
-                raise ValueError(f"weights: got a column {column!r}, expected one of {', '.join(COLUMNS)}; did you mean {nearest!r}?")
-            if not math.isfinite(weight):
-                raise ValueError(f"weights: got {weight} for {column}, expected a finite number; leave the column out to ignore it")
-        if self.select == "value" and not any(self.weights.values()):
-            raise ValueError(f'weights: got {dict(self.weights)}, expected a weight other than 0; to keep every token, set select: "all"')
-
-
-PAPER_STABILITY_WEIGHT, PAPER_KEEP = 1.5, 0.5
-"""λ and ρ of arXiv 2606.01635 Eq. 12."""
-
-
-def _paper() -> PolicySettings:
-    """Write Eq. 12: Φ = adapt_direct + adapt_causal + λ (stab_direct + stab_causal) as they are; the best ρ of each response, none protected."""
-    weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in COLUMNS[:4]}
-    return PolicySettings(weights=weights, normalization="none", keep=PAPER_KEEP, protect_end_of_turn=False, estimator="value_propagation")
-
-
-BUILT_IN: Mapping[str, PolicySettings] = MappingProxyType({
-    "default": PolicySettings(),
-    "random": PolicySettings(select="random"),
-    "full": PolicySettings(select="all", keep=1.0),
-    "paper": _paper(),
-})
-"""Policies that need no configuration. `full` is `select="all"`: with keep = 1 alone, tokens without a value would be dropped."""
+_TEMPORARY = ("sequences", "statistics", "ranks", "scores", "counts", "weights")
+"""Temporary tables of a mask, mask_<name> each; those behind `scores` are needed up to the end."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +44,7 @@ class MaskReceipt:
 
 def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str) -> str:
     """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too."""
-    return digest("mask", CODE_VERSION, _decisive(policy_settings), scoring_id, snapshot_id)
+    return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
 
 
 def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_id: str) -> MaskReceipt:
@@ -146,7 +63,8 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         counts, and whether anything was computed.
 
     Raises:
-        ValueError: there is no current scoring or snapshot, some of its sequences lack values, or the policy is for another estimator.
+        ValueError: there is no current scoring or snapshot, some of its sequences lack values, the policy is for another estimator, the
+            scoring lacks a signal that the policy reads, or its expression cannot be computed of some token's values.
     """
     scoring_id, snapshot_id = warehouse.pointer("scoring"), warehouse.pointer("snapshot")
     if scoring_id is None or snapshot_id is None:
@@ -167,13 +85,12 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
             num_sequences = _insert_values(warehouse, mask_id, settings)
             warehouse.run(
                 "masks/insert_mask",
-                mask_id=mask_id, policy=policy, settings=_canonical(settings), scoring_id=scoring_id, snapshot_id=snapshot_id, run_id=run_id,
+                mask_id=mask_id, policy=policy, settings=settings.as_json(), scoring_id=scoring_id, snapshot_id=snapshot_id, run_id=run_id,
             )  # fmt: skip
             warehouse.run("runs/insert_receipt", stage="mask", identity=mask_id, num_rows=num_sequences, run_id=run_id)
             warehouse.point(f"mask:{policy}", mask_id)
     finally:
-        warehouse.run("masks/drop_tokens")
-        warehouse.run("masks/drop_scores")
+        _drop(warehouse, *_TEMPORARY)
     num_tokens, num_kept, num_sequences = _one_row(warehouse, "masks/get_mask", mask_id=mask_id)
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
 
@@ -196,33 +113,97 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
 
 
 def _score(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
-    """Fill the temporary table mask_scores: the score of every eligible token, NULL for any other.
+    """Fill the temporary tables mask_scores, mask_counts and mask_weights.
 
     Raises:
-        ValueError: sequences of the snapshot lack values; a mask without them would look complete.
+        ValueError: values, or a signal, are missing; or the expression fails on some values.
     """
-    weights = _weights(settings)
-    warehouse.run(
-        "masks/create_tokens",
-        normalize_over=settings.normalize_over, scope=settings.scope, protect=settings.protect_end_of_turn and settings.select != "all", **weights,
-    )  # fmt: skip
-    num_sequences, num_valued = _one_row(warehouse, "masks/count_sequences")
+    warehouse.run("masks/column_lists")
+    warehouse.run("masks/create_sequences", normalize_over=settings.normalize_over, scope=settings.scope)
+    _check_complete(warehouse, policy, settings)
+    protect = settings.protect_end_of_turn
+    threshold = None if settings.threshold is None else settings.threshold / settings.scale()
+    if settings.select == "all":
+        threshold = None
+    count = {"keep": 1.0 if settings.select == "all" else float(settings.keep), "threshold": threshold}
+    if settings.reads_values:
+        _score_values(warehouse, policy, settings)
+    if settings.select == "random":
+        if threshold is not None:  # as many as by value
+            warehouse.run("masks/count_kept", **count)
+        warehouse.run("masks/score_random", seed=str(settings.seed), protect=protect)
+    elif settings.select == "all":
+        warehouse.run("masks/score_all")
+    if settings.select != "random" or threshold is None:
+        warehouse.run("masks/count_kept", **count)
+    warehouse.run("masks/create_weights")
+    if settings.soft == "rank" and settings.select != "all":
+        warehouse.run("masks/insert_weights", scope=settings.scope)
+    _drop(warehouse, "sequences")
+
+
+def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
+    """Compare what the policy reads with what is stored.
+
+    Raises:
+        ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
+    """
+    read = _stored_columns(settings)
+    num_sequences, num_valued, *num_with_signal = _one_row(
+        warehouse, "masks/count_sequences", **{signal: signal in read for signal in OPTIONAL_SIGNALS}
+    )
     if num_valued != num_sequences:
         raise ValueError(
             f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the current snapshot have values under the current scoring; "
             "a mask needs them all: value the tokens first (an interrupted run continues where it stopped)"
         )
-    if settings.select == "all":
-        warehouse.run("masks/score_all")
-    elif settings.select == "random":
-        warehouse.run("masks/score_random", seed=str(settings.seed))
-    else:
-        if settings.normalization == "rank":
-            for column in COLUMNS:
-                if weights[column] != 0:
-                    warehouse.run("masks/rank_column", name=column)
-        warehouse.run("masks/score_values", standardize=settings.normalization == "zscore", **weights)
-    warehouse.run("masks/drop_tokens")
+    for signal, num in zip(OPTIONAL_SIGNALS, num_with_signal, strict=True):
+        if signal in read and num != num_sequences:
+            raise ValueError(
+                f"policy {policy!r} reads {signal}, which the current scoring does not hold; add it to scoring.signals and value the tokens "
+                "again (no value of a direction is computed anew)"
+            )
+
+
+def _score_values(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
+    """Fill mask_scores with scores by value: statistics and ranks of the columns that need them, then the macro and the statement.
+
+    Raises:
+        ValueError: the expression cannot be computed of some token's values.
+        OutOfRangeException: as the others (InvalidInputException, ConversionException), a fault of our own statement.
+        InvalidInputException: likewise.
+        ConversionException: likewise.
+    """
+    expression = settings.checked_expression()
+    warehouse.run("masks/create_statistics")
+    warehouse.run("masks/create_ranks")
+    for name in expression.columns:
+        form, _, column = name.partition("_")
+        if form == "zscore":
+            warehouse.run("masks/insert_statistics", name=column)
+        elif form == "rank":
+            warehouse.run("masks/insert_ranks", name=column)
+    # A macro takes no parameters. Its body is a sum of names from our own tables, or what DuckDB printed of a tree that was checked
+    # node by node (expressions.py); the weights are parameters of the statement that calls it.
+    parameters = ", ".join([*KNOWN, *(f"weight_{column}" for column in COLUMNS)])
+    warehouse.con.execute(f"CREATE OR REPLACE TEMP MACRO mask_score({parameters}) AS ({expression.text})")
+    weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
+    try:
+        warehouse.run("masks/score_values", protect=settings.protect_end_of_turn, reach=settings.window // 2, **weights)
+    except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        if settings.expression is None:
+            raise
+        raise ValueError(
+            f"policy {policy!r}: the expression {settings.expression!r} cannot be computed of some token's values: "
+            f"{str(error).splitlines()[0]}; guard it, as in CASE WHEN loss < 100 THEN loss::INTEGER END"
+        ) from error
+    _drop(warehouse, "statistics", "ranks")
+
+
+def _stored_columns(settings: PolicySettings) -> set[str]:
+    """Name the stored columns that a policy reads."""
+    read = settings.checked_expression().columns if settings.reads_values else ()
+    return {name.removeprefix("zscore_").removeprefix("rank_") for name in read}
 
 
 def _insert_values(warehouse: Warehouse, mask_id: str, settings: PolicySettings) -> int:
@@ -233,40 +214,22 @@ def _insert_values(warehouse: Warehouse, mask_id: str, settings: PolicySettings)
     """
     warehouse.run("masks/delete_mask", mask_id=mask_id)
     warehouse.run("masks/delete_mask_values", mask_id=mask_id)
-    selection = {"scope": settings.scope, "keep": float(settings.keep), "min_kept": settings.min_kept}
+    by_value = settings.select == "value" and settings.threshold is not None
+    selection: dict[str, Any] = {
+        "scope": settings.scope,
+        "keep": float(settings.keep) if settings.threshold is None else None,
+        "threshold": settings.threshold / settings.scale() if by_value and settings.threshold is not None else None,
+        "min_kept": settings.min_kept,
+        "soft": settings.soft == "rank",
+    }
     if settings.select == "all":
-        selection = {"scope": "response", "keep": 1.0, "min_kept": 0}
+        selection = {"scope": settings.scope, "keep": None, "threshold": 0.0, "min_kept": 0, "soft": False}
     return _one_row(warehouse, "masks/insert_mask_values", mask_id=mask_id, **selection)[0]
 
 
-def _weights(settings: PolicySettings) -> dict[str, float]:
-    """Scale the weights so that the largest is ±1: exact where all are equal, and no sum of finite values overflows a DOUBLE.
-
-    Returns:
-        column to weight, for all of `COLUMNS`. `random` reads adapt_direct alone, to see which tokens have a loss; `all` reads nothing.
-    """
-    given = {"value": settings.weights, "random": {"adapt_direct": 1.0}, "all": {}}[settings.select]
-    largest = max(map(abs, given.values()), default=1.0)
-    return {column: given.get(column, 0.0) / largest for column in COLUMNS}
-
-
-def _decisive(settings: PolicySettings) -> dict[str, Any]:
-    """Settings that the mask depends on."""
-    if settings.select == "all":
-        return {"select": "all"}
-    decisive: dict[str, Any] = {name: getattr(settings, name) for name in ("select", "scope", "protect_end_of_turn", "min_kept")}
-    decisive["keep"] = float(settings.keep)
-    if settings.select == "random":
-        return decisive | {"seed": settings.seed}
-    decisive["weights"] = {column: float(weight) for column, weight in settings.weights.items() if weight != 0}
-    over = None if settings.normalization == "none" else settings.normalize_over
-    return decisive | {"normalization": settings.normalization, "normalize_over": over}
-
-
-def _canonical(settings: PolicySettings) -> str:
-    """Write all settings as JSON."""
-    plain = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
-    return json.dumps(plain | {"weights": dict(settings.weights)}, sort_keys=True)
+def _drop(warehouse: Warehouse, *names: str) -> None:
+    for name in names:
+        warehouse.run(f"masks/drop_{name}")
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:

@@ -119,16 +119,20 @@ def write_vocabulary(warehouse: Warehouse, tokenizer_digest: str, texts: Sequenc
         warehouse.insert("tokenize/insert_vocabulary", frame, tokenizer_digest=tokenizer_digest)
 
 
+OPTIONAL_SIGNALS = ("margin", "el2n", "grad_norm")
+"""Signals of the scoring model that are stored when the settings ask for them, and NULL otherwise."""
+
 _FLOATS = pa.list_(pa.float32())
 PART_SCHEMAS = {
     "scoring": pa.schema(
         [("sequence_id", pa.string())]
         + [(f"{d}_{axis}", _FLOATS) for d in ("adapt", "stab") for axis in ("direct", "causal")]
         + [("adapt_prompt_context", pa.float64()), ("stab_prompt_context", pa.float64()), ("loss", _FLOATS), ("entropy", _FLOATS)]
+        + [(name, _FLOATS) for name in OPTIONAL_SIGNALS]
     ),
     "reference": pa.schema([("sequence_id", pa.string()), ("loss", _FLOATS), ("entropy", _FLOATS)]),
 }
-"""Rows of a part, by the model that was run; columns of a direction that was not asked for are null."""
+"""Rows of a part, by the model that was run; columns of a direction or a signal that was not asked for are null."""
 
 
 def commit_shard(warehouse: Warehouse, groups: Mapping[str, str], rows: pa.Table, run_id: str) -> int:
@@ -145,10 +149,8 @@ def commit_shard(warehouse: Warehouse, groups: Mapping[str, str], rows: pa.Table
     """
     with warehouse.transaction():
         for group, identity in groups.items():
-            if group in ("adapt", "stab"):
-                warehouse.insert(f"values/insert_{group}", rows, values_id=identity)
-            else:
-                warehouse.insert("values/insert_signals", rows, signals_id=identity)
+            key = "values_id" if group in ("adapt", "stab") else "signals_id"
+            warehouse.insert(f"values/insert_{group}", rows, **{key: identity})
         identity = digest(groups, rows.column("sequence_id").to_pylist())
         if warehouse.one("runs/count_receipts", stage="score", identity=identity) == (0,):
             receipt(warehouse, "score", identity, rows.num_rows, run_id)

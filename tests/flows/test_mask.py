@@ -53,7 +53,7 @@ def test_changed_policy_replaces_its_current_mask_and_keeps_the_others(valued):
 
 def test_unknown_policy_is_refused_with_the_known_and_the_nearest_named(valued):
     before = valued.bytes_of_warehouse()
-    with pytest.raises(ValueError, match="there is no policy 'defualt', did you mean 'default'\\?; known are default, full, random"):
+    with pytest.raises(ValueError, match="there is no policy 'defualt', did you mean 'default'\\?; known are default, full, paper, random"):
         valued.mask(policy="defualt")
     assert valued.bytes_of_warehouse() == before
 

@@ -13,6 +13,7 @@ from models.settings import CODE_VERSIONS
 from tasks import identities
 from tasks.settings import build
 from warehouse.connect import Warehouse
+from warehouse.digests import digest
 from warehouse.read import read
 from warehouse.release import write_release
 
@@ -120,6 +121,14 @@ def test_settings_of_value_propagation_change_its_values_and_artefacts_and_none_
 def test_another_estimator_changes_the_values_of_directions_and_no_signal():
     plain = all_ids(configured())
     assert changed(plain, all_ids(propagating())) == {"adapt_values_id", "stab_values_id"}
+
+
+def test_optional_signals_change_the_signals_of_the_scoring_model_alone_and_none_leaves_the_identity_of_before():
+    plain = all_ids(configured())
+    one, two = (all_ids(configured(scoring={"signals": signals})) for signals in (["margin"], ["margin", "el2n"]))
+    assert changed(plain, one) == changed(plain, two) == changed(one, two) == {"signals_id"}
+    assert all_ids(configured(scoring={"signals": ["el2n", "margin"]})) == two
+    assert plain["signals_id"] == digest("signals", "scoring", "float32", CODE_VERSIONS["probe"])
 
 
 def test_at_the_reference_the_signals_are_those_of_the_reference_and_equal_directions_have_equal_values():

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.flows.world import stored
@@ -113,8 +115,8 @@ def test_values_that_are_not_finite_are_null_counted_and_told(project, monkeypat
 
     spoiled, probe = [], models.scoring.probe
 
-    def spoiling(model, batch, directions, **others):
-        result = probe(model, batch, directions, **others)
+    def spoiling(model, batch, directions, **options):
+        result = probe(model, batch, directions, **options)
         if directions.tensors and not spoiled:
             row, positions = 0, batch.weights_BT[0].nonzero().flatten()
             spoiled.append(batch.input_ids_BT[row, : int(batch.attention_mask_BT[row].sum())].tolist())
@@ -160,3 +162,47 @@ def test_receipts_count_the_sequences_they_stand_for(valued):
     assert scored == 2 * 40  # one pass of the reference model, one of the scoring model
     assert json.loads(valued.live("SELECT counts FROM runs ORDER BY started_at")[0][0])["score"]["num_sequences"] == 40
     assert not Path(valued.warehouse / "work").exists()
+
+
+@pytest.mark.parametrize(("group", "asked"), [("signals", ("margin", "el2n")), ("ref_signals", ()), ("adapt", ())])
+def test_optional_signals_are_asked_of_the_scoring_model_when_its_signals_are_wanted(monkeypatch, tmp_path, group, asked):
+    import models.directions
+    import models.reference
+    import models.scoring
+    from tasks import scoring
+    from tasks.settings import build
+
+    raw = {"data": {"train": "t", "validation": "v"}, "model": {"reference": "m"}, "scoring": {"signals": ["margin", "el2n"]}}
+    run = SimpleNamespace(config=build(raw, tmp_path, ""))
+    setup = SimpleNamespace(scoring=tmp_path, reference=tmp_path, adapt=tmp_path, stab=tmp_path, described={"adapt": {"digest": "d"}})
+    calls = []
+    monkeypatch.setattr(models.scoring, "Scorer", lambda model, directions, *, signals=(): calls.append((set(directions), signals)))
+    monkeypatch.setattr(models.reference, "load_model", lambda *_: None)
+    monkeypatch.setattr(models.directions, "load_tensors", lambda _: {})
+    monkeypatch.setattr(models.directions, "content_digest", lambda _: "d")
+    scoring._load(run, setup, "reference" if group == "ref_signals" else "scoring", {group: "identity"})
+    assert calls == [({"adapt"} if group == "adapt" else set(), asked)]
+
+
+def test_optional_signals_are_stored_beside_the_others_and_null_where_not_asked_for(tmp_path):
+    from tasks import scoring
+    from warehouse.connect import Warehouse
+    from warehouse.write import PART_SCHEMAS, commit_shard
+
+    def values(**signals):
+        lists = {name: np.array(list_, np.float32) for name, list_ in signals.items()}
+        floats = np.array([np.nan, 1.0], np.float32)
+        return SimpleNamespace(loss=floats, entropy=floats, direct={}, causal={}, prompt_context={}, signals=lists)
+
+    rows = [scoring._row("a", values(margin=[np.nan, -0.5], grad_norm=[np.nan, 2.0])), scoring._row("b", values())]
+    with Warehouse(tmp_path / "wh") as warehouse:
+        commit_shard(warehouse, {"signals": "G"}, pa.Table.from_pylist(rows, schema=PART_SCHEMAS["scoring"]), "run")
+        commit_shard(warehouse, {"ref_signals": "R"}, pa.Table.from_pylist(rows[1:], schema=PART_SCHEMAS["reference"]), "run")
+        stored = warehouse.con.execute(
+            "SELECT signals_id, sequence_id, loss, margin, el2n, grad_norm FROM record.signal_values ORDER BY ALL"
+        )
+        assert stored.fetchall() == [
+            ("G", "a", [None, 1.0], [None, -0.5], None, [None, 2.0]),
+            ("G", "b", [None, 1.0], None, None, None),
+            ("R", "b", [None, 1.0], None, None, None),
+        ]

@@ -394,7 +394,7 @@ def valued(tmp_path_factory):
             "('sc2', 'tok', 'A2', 'S', 'G', 'R', '{}', 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.masks VALUES ('m', 'default', '{}', 'sc', 'now', 4, 3, 'run', TIMESTAMP '2026-01-01'), "
             "('m-old', 'default', '{}', 'sc', 'now', 4, 4, 'run', TIMESTAMP '2026-01-01'), ('m2', 'none', '{}', 'sc2', 'now', 0, 0, 'run', TIMESTAMP '2026-01-01')",
-            "INSERT INTO record.mask_values VALUES ('m', 's1', [true, false]), ('m', 's2', [false, true]), ('m-old', 's1', [true, true]), "
+            "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ('m', 's1', [true, false]), ('m', 's2', [false, true]), ('m-old', 's1', [true, true]), "
             "('m', 's3', [true]), ('m2', 's1', [true, true])",
         ):
             warehouse.con.execute(statement).fetchall()
@@ -405,28 +405,33 @@ def valued(tmp_path_factory):
             ("A2", "s1", [10.0, 20.0], [1.0, 0.0], 29.0),
         ]  # fmt: skip
         signals = [
-            ("G", "s1", [0.5, 1.5], [2.0, 4.0]), ("G", "s2", [None, 3.0], [None, 1.0]), ("G", "s3", [1.0], [1.0]),
-            ("R", "s1", [1.0, 3.0], [9.0, 9.0]), ("R", "s2", [None, 5.0], [None, 9.0]), ("R", "s3", [1.0], [1.0]),
+            ("G", "s1", [0.5, 1.5], [2.0, 4.0], [-1.0, 2.0]), ("G", "s2", [None, 3.0], [None, 1.0], [None, 7.0]),
+            ("G", "s3", [1.0], [1.0], [1.0]), ("R", "s1", [1.0, 3.0], [9.0, 9.0], None), ("R", "s2", [None, 5.0], [None, 9.0], None),
+            ("R", "s3", [1.0], [1.0], None),
         ]  # fmt: skip
         columns = {"id": pl.String, "sequence_id": pl.String}
         warehouse.con.register(
             "v", pl.DataFrame(values, {**columns, "direct": floats, "causal": floats, "context": pl.Float64}, orient="row")
         )
-        warehouse.con.register("g", pl.DataFrame(signals, {**columns, "loss": floats, "entropy": floats}, orient="row"))
+        warehouse.con.register(
+            "g", pl.DataFrame(signals, {**columns, **dict.fromkeys(("loss", "entropy", "margin"), floats)}, orient="row")
+        )
         warehouse.con.execute("INSERT INTO record.direction_values SELECT * FROM v").fetchall()
-        warehouse.con.execute("INSERT INTO record.signal_values SELECT * FROM g").fetchall()
+        warehouse.con.execute(
+            "INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy, margin) SELECT * FROM g"
+        ).fetchall()
         for name, value in {"snapshot": "now", "tokenization": "tok", "scoring": "sc", "mask:default": "m", "mask:none": "m2"}.items():
             warehouse.point(name, value)
         yield warehouse
 
 
 S1 = [
-    (2, 7, "word7", 1.0, 1.0, 1.0, 0.25, 0.5, 1.0, 2.0),
-    (3, 8, "word8", 2.0, 0.0, 0.5, 0.0, 1.5, 3.0, 4.0),
+    (2, 7, "word7", 1.0, 1.0, 1.0, 0.25, 0.5, 1.0, 2.0, -1.0, None, None),
+    (3, 8, "word8", 2.0, 0.0, 0.5, 0.0, 1.5, 3.0, 4.0, 2.0, None, None),
 ]  # fmt: skip
 S2 = [
-    (0, 8, "word8", None, 6.0, None, None, None, None, None),
-    (1, 9, None, 6.0, 0.0, None, 0.0, 3.0, 5.0, 1.0),
+    (0, 8, "word8", None, 6.0, None, None, None, None, None, None, None, None),
+    (1, 9, None, 6.0, 0.0, None, 0.0, 3.0, 5.0, 1.0, 7.0, None, None),
 ]  # fmt: skip
 
 
@@ -444,18 +449,18 @@ def test_token_values_all_has_the_other_scorings_and_the_deleted_examples_too(va
         *(("sc", "e1", "s1", "sft", "web", *row) for row in S1),
         *(("sc", "e2", "s1", "sft", None, *row) for row in S1),
         *(("sc", "e3", "s2", "sft", "web", *row) for row in S2),
-        ("sc", "old", "s3", "sft", "gone", 1, 6, "word6", 9.0, 0.0, 9.0, 0.0, 1.0, 1.0, 1.0),
+        ("sc", "old", "s3", "sft", "gone", 1, 6, "word6", 9.0, 0.0, 9.0, 0.0, 1.0, 1.0, 1.0, 1.0, None, None),
         *(("sc2", "e1", "s1", "sft", "web", *row[:3], 10 * row[3], *row[4:]) for row in S1),
         *(("sc2", "e2", "s1", "sft", None, *row[:3], 10 * row[3], *row[4:]) for row in S1),
     ]
 
 
 def test_example_values_are_sums_of_values_and_means_of_signals_over_the_tokens_that_have_them(valued):
-    one = ("sft", 2, 3.0, 1.0, 2.0, 1.5, 0.25, 1.25, 1.0, 2.0, 3.0)
+    one = ("sft", 2, 3.0, 1.0, 2.0, 1.5, 0.25, 1.25, 1.0, 2.0, 3.0, 0.5, None, None)
     assert query(valued, "SELECT * EXCLUDE (scoring_id, sequence_id, source) FROM example_values ORDER BY example_id") == [
         ("e1", *one),
         ("e2", *one),
-        ("e3", "sft", 2, 6.0, 6.0, 0.0, None, 0.0, None, 3.0, 5.0, 1.0),
+        ("e3", "sft", 2, 6.0, 6.0, 0.0, None, 0.0, None, 3.0, 5.0, 1.0, 7.0, None, None),
     ]
 
 
@@ -482,12 +487,12 @@ def test_example_values_add_in_double(valued):
 
 def test_token_masks_show_the_current_masks_of_the_current_scoring(valued):
     assert query(valued, "FROM token_masks ORDER BY example_id, position") == [
-        ("m", "default", "e1", "s1", "sft", 2, True),
-        ("m", "default", "e1", "s1", "sft", 3, False),
-        ("m", "default", "e2", "s1", "sft", 2, True),
-        ("m", "default", "e2", "s1", "sft", 3, False),
-        ("m", "default", "e3", "s2", "sft", 0, False),
-        ("m", "default", "e3", "s2", "sft", 1, True),
+        ("m", "default", "e1", "s1", "sft", 2, True, 1.0),
+        ("m", "default", "e1", "s1", "sft", 3, False, 0.0),
+        ("m", "default", "e2", "s1", "sft", 2, True, 1.0),
+        ("m", "default", "e2", "s1", "sft", 3, False, 0.0),
+        ("m", "default", "e3", "s2", "sft", 0, False, 0.0),
+        ("m", "default", "e3", "s2", "sft", 1, True, 1.0),
     ]
     assert query(valued, "SELECT mask_id, is_current, kept_share FROM masks ORDER BY ALL") == [
         ("m", True, 0.75), ("m-old", False, 1.0), ("m2", True, None),

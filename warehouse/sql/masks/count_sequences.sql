@@ -1,4 +1,19 @@
--- How many sequences the current snapshot has, and how many of them have all their values. Grain: one row. No parameters.
+-- How many sequences the current snapshot has, how many of them have all four groups of values under the current scoring, and how many
+-- have each optional signal. A signal that no policy asks about is not read. Grain: one row.
+-- Parameters: $margin, $el2n, $grad_norm: whether to count it.
 SELECT
-    (SELECT count(DISTINCT sequence_id) FROM record.current_sequences) AS num_sequences,
-    (SELECT count(*) FROM mask_tokens) AS num_valued
+    count(*) AS num_sequences, count(*) FILTER (adapt.sequence_id IS NOT NULL AND stab.sequence_id IS NOT NULL
+        AND signals.sequence_id IS NOT NULL AND ref_signals.sequence_id IS NOT NULL) AS num_valued,
+    count(CASE WHEN $margin THEN signals.margin END) AS margin,
+    count(CASE WHEN $el2n THEN signals.el2n END) AS el2n,
+    count(CASE WHEN $grad_norm THEN signals.grad_norm END) AS grad_norm
+FROM mask_sequences
+CROSS JOIN (SELECT * FROM record.scorings WHERE scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')) AS scorings
+LEFT JOIN record.direction_values AS adapt
+    ON adapt.values_id = scorings.adapt_values_id AND adapt.sequence_id = mask_sequences.sequence_id
+LEFT JOIN record.direction_values AS stab
+    ON stab.values_id = scorings.stab_values_id AND stab.sequence_id = mask_sequences.sequence_id
+LEFT JOIN record.signal_values AS signals
+    ON signals.signals_id = scorings.signals_id AND signals.sequence_id = mask_sequences.sequence_id
+LEFT JOIN record.signal_values AS ref_signals
+    ON ref_signals.signals_id = scorings.ref_signals_id AND ref_signals.sequence_id = mask_sequences.sequence_id

@@ -1,2 +1,2 @@
--- Free the scores that a mask was computed from. No parameters.
+-- Free mask_scores once a mask is made.
 DROP TABLE IF EXISTS temp.mask_scores

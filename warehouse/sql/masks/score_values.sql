@@ -1,83 +1,120 @@
--- Scores for selection by value: the weighted sum of the columns in mask_tokens, standardised over their normalisation group if asked.
--- NULL where a weighted column is NULL or the token is protected: not eligible. Mean and population deviation are over every non-NULL
--- value of the group, those of protected tokens included; a column that is constant in its group contributes 0.
--- The same values must give the same mask on any machine. A parallel sum of DOUBLEs depends in its last bits on who adds what first, so
--- each list is added up from front to back and the lists in the order of their sequence_id. Sums that are equal on paper (the ranks
--- 0.2 + 0.4 and 0 + 0.6) still differ in the last of 53 bits: the score is rounded to 37 bits, s * 65537 - (s * 65537 - s), which keeps
--- apart whatever 24-bit values keep apart.
--- Grain: one row per sequence. Parameters: $standardize: whether to; $adapt_direct, $adapt_causal, $stab_direct, $stab_causal, $loss,
--- $ref_loss, $entropy: weights, at most 1 in size.
+-- Scores for selection by value: the macro mask_score, made for the policy (policies.py), on the columns of each token as they are stored,
+-- as z-scores and as ranks. The macro takes all of them and names the few it needs; what it does not name is not read.
+-- NULL, not eligible: where the macro gives NULL or no finite number of at most 1e300 in size, and where the token is protected.
+-- With a window, a score becomes the mean of the non-NULL scores of the response tokens at most $reach positions away, added up in
+-- the order of positions; a NULL stays NULL. The score is pooled, not each column: the mean of a sum is the sum of the means, and
+-- one list is pooled instead of several. Where the response has no gaps the window is a slice, which costs no comparison of positions.
+-- Sums that are equal on paper (the ranks 0.2 + 0.4 and 0 + 0.6) still differ in the last of 53 bits: the score is rounded to 37 bits,
+-- s * 65537 - (s * 65537 - s), which keeps apart whatever 24-bit values keep apart.
+-- Positions ascend. Grain: one row per sequence. Parameters: $protect: whether end-of-turn tokens are protected; $reach: half the window,
+-- 0 without one; $adapt_direct, $adapt_causal, $stab_direct, $stab_causal, $loss, $ref_loss, $entropy, $margin, $el2n, $grad_norm: weights,
+-- at most 1 in size.
 CREATE OR REPLACE TEMP TABLE mask_scores AS
-WITH stored AS (
-    SELECT 'adapt_direct' AS name, number, normalize_group, adapt_direct AS list FROM mask_tokens WHERE $standardize AND $adapt_direct <> 0
-    UNION ALL SELECT 'adapt_causal', number, normalize_group, adapt_causal FROM mask_tokens WHERE $standardize AND $adapt_causal <> 0
-    UNION ALL SELECT 'stab_direct', number, normalize_group, stab_direct FROM mask_tokens WHERE $standardize AND $stab_direct <> 0
-    UNION ALL SELECT 'stab_causal', number, normalize_group, stab_causal FROM mask_tokens WHERE $standardize AND $stab_causal <> 0
-    UNION ALL SELECT 'loss', number, normalize_group, loss FROM mask_tokens WHERE $standardize AND $loss <> 0
-    UNION ALL SELECT 'ref_loss', number, normalize_group, ref_loss FROM mask_tokens WHERE $standardize AND $ref_loss <> 0
-    UNION ALL SELECT 'entropy', number, normalize_group, entropy FROM mask_tokens WHERE $standardize AND $entropy <> 0
-),
-totals AS (
+WITH statistics AS (
     SELECT
-        name, number, normalize_group, list_sum(list) AS total, list_count(list) AS num_values,
-        list_min(list) AS smallest, list_max(list) AS largest
-    FROM stored
-),
-means AS (
-    SELECT
-        name, normalize_group, sum(total ORDER BY number) / sum(num_values) AS mean, sum(num_values) AS num_values,
-        min(smallest) = max(largest) AS is_constant -- exactly; a rounded mean would leave a tiny deviation to divide by
-    FROM totals
-    GROUP BY name, normalize_group
-),
-squares AS (
-    SELECT
-        stored.name, stored.number, stored.normalize_group, means.mean, means.num_values, means.is_constant,
-        list_sum(list_transform(stored.list, lambda x: (x - means.mean) * (x - means.mean))) AS square
-    FROM stored
-    JOIN means ON means.name = stored.name AND means.normalize_group = stored.normalize_group
-),
-statistics AS (
-    SELECT
-        name, normalize_group, min(mean) AS mean,
-        CASE WHEN min(is_constant) THEN 0 ELSE 1 / sqrt(sum(square ORDER BY number) / min(num_values)) END AS factor
-    FROM squares
-    GROUP BY name, normalize_group
-),
-by_group AS (
-    SELECT
-        normalize_group, map_from_entries(list((name, mean))) AS mean, map_from_entries(list((name, factor))) AS factor
-    FROM statistics
+        normalize_group,
+        min(mean) FILTER (name = 'adapt_direct') AS adapt_direct_mean, min(factor) FILTER (name = 'adapt_direct') AS adapt_direct_factor,
+        min(mean) FILTER (name = 'adapt_causal') AS adapt_causal_mean, min(factor) FILTER (name = 'adapt_causal') AS adapt_causal_factor,
+        min(mean) FILTER (name = 'stab_direct') AS stab_direct_mean, min(factor) FILTER (name = 'stab_direct') AS stab_direct_factor,
+        min(mean) FILTER (name = 'stab_causal') AS stab_causal_mean, min(factor) FILTER (name = 'stab_causal') AS stab_causal_factor,
+        min(mean) FILTER (name = 'loss') AS loss_mean, min(factor) FILTER (name = 'loss') AS loss_factor,
+        min(mean) FILTER (name = 'ref_loss') AS ref_loss_mean, min(factor) FILTER (name = 'ref_loss') AS ref_loss_factor,
+        min(mean) FILTER (name = 'entropy') AS entropy_mean, min(factor) FILTER (name = 'entropy') AS entropy_factor,
+        min(mean) FILTER (name = 'margin') AS margin_mean, min(factor) FILTER (name = 'margin') AS margin_factor,
+        min(mean) FILTER (name = 'el2n') AS el2n_mean, min(factor) FILTER (name = 'el2n') AS el2n_factor,
+        min(mean) FILTER (name = 'grad_norm') AS grad_norm_mean, min(factor) FILTER (name = 'grad_norm') AS grad_norm_factor
+    FROM mask_statistics
     GROUP BY normalize_group
 ),
-scaled AS ( -- without standardisation there are no statistics: mean 0, factor 1
+keys AS ( -- joined before the stored lists are: every join that a list goes through costs a copy
     SELECT
-        tokens.*,
-        coalesce(by_group.mean['adapt_direct'], 0) AS adapt_direct_mean, coalesce(by_group.factor['adapt_direct'], 1) AS adapt_direct_factor,
-        coalesce(by_group.mean['adapt_causal'], 0) AS adapt_causal_mean, coalesce(by_group.factor['adapt_causal'], 1) AS adapt_causal_factor,
-        coalesce(by_group.mean['stab_direct'], 0) AS stab_direct_mean, coalesce(by_group.factor['stab_direct'], 1) AS stab_direct_factor,
-        coalesce(by_group.mean['stab_causal'], 0) AS stab_causal_mean, coalesce(by_group.factor['stab_causal'], 1) AS stab_causal_factor,
-        coalesce(by_group.mean['loss'], 0) AS loss_mean, coalesce(by_group.factor['loss'], 1) AS loss_factor,
-        coalesce(by_group.mean['ref_loss'], 0) AS ref_loss_mean, coalesce(by_group.factor['ref_loss'], 1) AS ref_loss_factor,
-        coalesce(by_group.mean['entropy'], 0) AS entropy_mean, coalesce(by_group.factor['entropy'], 1) AS entropy_factor
-    FROM mask_tokens AS tokens
-    LEFT JOIN by_group ON by_group.normalize_group = tokens.normalize_group
+        sequences.number, sequences.sequence_id, sequences.select_group, statistics.* EXCLUDE (normalize_group),
+        rank_adapt_direct.list AS rank_adapt_direct, rank_adapt_causal.list AS rank_adapt_causal,
+        rank_stab_direct.list AS rank_stab_direct, rank_stab_causal.list AS rank_stab_causal,
+        rank_loss.list AS rank_loss, rank_ref_loss.list AS rank_ref_loss, rank_entropy.list AS rank_entropy,
+        rank_margin.list AS rank_margin, rank_el2n.list AS rank_el2n, rank_grad_norm.list AS rank_grad_norm
+    FROM mask_sequences AS sequences
+    LEFT JOIN statistics ON statistics.normalize_group = sequences.normalize_group
+    LEFT JOIN mask_ranks AS rank_adapt_direct ON rank_adapt_direct.number = sequences.number AND rank_adapt_direct.name = 'adapt_direct'
+    LEFT JOIN mask_ranks AS rank_adapt_causal ON rank_adapt_causal.number = sequences.number AND rank_adapt_causal.name = 'adapt_causal'
+    LEFT JOIN mask_ranks AS rank_stab_direct ON rank_stab_direct.number = sequences.number AND rank_stab_direct.name = 'stab_direct'
+    LEFT JOIN mask_ranks AS rank_stab_causal ON rank_stab_causal.number = sequences.number AND rank_stab_causal.name = 'stab_causal'
+    LEFT JOIN mask_ranks AS rank_loss ON rank_loss.number = sequences.number AND rank_loss.name = 'loss'
+    LEFT JOIN mask_ranks AS rank_ref_loss ON rank_ref_loss.number = sequences.number AND rank_ref_loss.name = 'ref_loss'
+    LEFT JOIN mask_ranks AS rank_entropy ON rank_entropy.number = sequences.number AND rank_entropy.name = 'entropy'
+    LEFT JOIN mask_ranks AS rank_margin ON rank_margin.number = sequences.number AND rank_margin.name = 'margin'
+    LEFT JOIN mask_ranks AS rank_el2n ON rank_el2n.number = sequences.number AND rank_el2n.name = 'el2n'
+    LEFT JOIN mask_ranks AS rank_grad_norm ON rank_grad_norm.number = sequences.number AND rank_grad_norm.name = 'grad_norm'
 ),
-summed AS (
+scored AS (
     SELECT
-        number, select_group, sequence_id, positions, protected_positions,
-        list_transform(positions, lambda position, i: CASE WHEN NOT list_contains(protected_positions, position) THEN
-            CASE WHEN $adapt_direct = 0 THEN 0 ELSE $adapt_direct * ((adapt_direct[i] - adapt_direct_mean) * adapt_direct_factor) END
-            + CASE WHEN $adapt_causal = 0 THEN 0 ELSE $adapt_causal * ((adapt_causal[i] - adapt_causal_mean) * adapt_causal_factor) END
-            + CASE WHEN $stab_direct = 0 THEN 0 ELSE $stab_direct * ((stab_direct[i] - stab_direct_mean) * stab_direct_factor) END
-            + CASE WHEN $stab_causal = 0 THEN 0 ELSE $stab_causal * ((stab_causal[i] - stab_causal_mean) * stab_causal_factor) END
-            + CASE WHEN $loss = 0 THEN 0 ELSE $loss * ((loss[i] - loss_mean) * loss_factor) END
-            + CASE WHEN $ref_loss = 0 THEN 0 ELSE $ref_loss * ((ref_loss[i] - ref_loss_mean) * ref_loss_factor) END
-            + CASE WHEN $entropy = 0 THEN 0 ELSE $entropy * ((entropy[i] - entropy_mean) * entropy_factor) END
-        END) AS scores
-    FROM scaled
+        sequences.number, sequences.sequence_id, sequences.select_group, contents.response_positions AS positions,
+        CASE WHEN $protect THEN list_filter(
+            list_transform(contents.end_of_turn_positions, lambda p: list_position(contents.response_positions, p)::BIGINT), lambda i: i > 0
+        ) ELSE [] END AS protected_places,
+        list_transform(contents.response_positions, lambda position, i: mask_score(
+            adapt.direct[i]::DOUBLE,
+            adapt.causal[i]::DOUBLE,
+            stab.direct[i]::DOUBLE,
+            stab.causal[i]::DOUBLE,
+            signals.loss[i]::DOUBLE,
+            ref_signals.loss[i]::DOUBLE,
+            signals.entropy[i]::DOUBLE,
+            signals.margin[i]::DOUBLE,
+            signals.el2n[i]::DOUBLE,
+            signals.grad_norm[i]::DOUBLE,
+            (adapt.direct[i]::DOUBLE - sequences.adapt_direct_mean) * sequences.adapt_direct_factor,
+            (adapt.causal[i]::DOUBLE - sequences.adapt_causal_mean) * sequences.adapt_causal_factor,
+            (stab.direct[i]::DOUBLE - sequences.stab_direct_mean) * sequences.stab_direct_factor,
+            (stab.causal[i]::DOUBLE - sequences.stab_causal_mean) * sequences.stab_causal_factor,
+            (signals.loss[i]::DOUBLE - sequences.loss_mean) * sequences.loss_factor,
+            (ref_signals.loss[i]::DOUBLE - sequences.ref_loss_mean) * sequences.ref_loss_factor,
+            (signals.entropy[i]::DOUBLE - sequences.entropy_mean) * sequences.entropy_factor,
+            (signals.margin[i]::DOUBLE - sequences.margin_mean) * sequences.margin_factor,
+            (signals.el2n[i]::DOUBLE - sequences.el2n_mean) * sequences.el2n_factor,
+            (signals.grad_norm[i]::DOUBLE - sequences.grad_norm_mean) * sequences.grad_norm_factor,
+            sequences.rank_adapt_direct[i],
+            sequences.rank_adapt_causal[i],
+            sequences.rank_stab_direct[i],
+            sequences.rank_stab_causal[i],
+            sequences.rank_loss[i],
+            sequences.rank_ref_loss[i],
+            sequences.rank_entropy[i],
+            sequences.rank_margin[i],
+            sequences.rank_el2n[i],
+            sequences.rank_grad_norm[i],
+            $adapt_direct, $adapt_causal, $stab_direct, $stab_causal, $loss, $ref_loss, $entropy, $margin, $el2n, $grad_norm
+        )::DOUBLE) AS scores
+    FROM keys AS sequences
+    CROSS JOIN (SELECT * FROM record.scorings WHERE scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')) AS scorings
+    JOIN record.sequences AS contents ON contents.sequence_id = sequences.sequence_id
+    JOIN record.direction_values AS adapt
+        ON adapt.values_id = scorings.adapt_values_id AND adapt.sequence_id = sequences.sequence_id
+    JOIN record.direction_values AS stab
+        ON stab.values_id = scorings.stab_values_id AND stab.sequence_id = sequences.sequence_id
+    JOIN record.signal_values AS signals
+        ON signals.signals_id = scorings.signals_id AND signals.sequence_id = sequences.sequence_id
+    JOIN record.signal_values AS ref_signals
+        ON ref_signals.signals_id = scorings.ref_signals_id AND ref_signals.sequence_id = sequences.sequence_id
+),
+pooled AS (
+    SELECT
+        number, sequence_id, select_group, protected_places,
+        CASE
+            WHEN $reach = 0 THEN scores
+            WHEN positions[-1] - positions[1] = len(positions) - 1 THEN
+                list_transform(scores, lambda s, i: CASE WHEN s IS NOT NULL THEN list_avg(scores[greatest(i - $reach, 1):i + $reach]) END)
+            ELSE
+                list_transform(scores, lambda s, i: CASE WHEN s IS NOT NULL THEN
+                    list_avg(list_filter(scores[greatest(i - $reach, 1):i + $reach], lambda other, j:
+                        abs(positions[greatest(i - $reach, 1) + j - 1] - positions[i]) <= $reach))
+                END)
+        END AS scores
+    FROM scored
 )
 SELECT
-    number, select_group, sequence_id, positions, protected_positions,
-    list_transform(scores, lambda s: s * 65537 - (s * 65537 - s)) AS scores
-FROM summed
+    number, sequence_id, select_group, protected_places,
+    list_transform(scores, lambda s, i:
+        CASE WHEN abs(s) <= 1e300 AND NOT list_contains(protected_places, i) THEN s * 65537 - (s * 65537 - s) END
+    ) AS scores
+FROM pooled

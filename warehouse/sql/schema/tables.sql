@@ -45,7 +45,9 @@ CREATE TABLE record.direction_values (
     values_id VARCHAR, sequence_id VARCHAR, direct FLOAT[], causal FLOAT[], prompt_context DOUBLE
 );
 
-CREATE TABLE record.signal_values (signals_id VARCHAR, sequence_id VARCHAR, loss FLOAT[], entropy FLOAT[]);
+CREATE TABLE record.signal_values (
+    signals_id VARCHAR, sequence_id VARCHAR, loss FLOAT[], entropy FLOAT[], margin FLOAT[], el2n FLOAT[], grad_norm FLOAT[]
+);
 
 CREATE TABLE record.scorings (
     scoring_id VARCHAR, tokenization_id VARCHAR, adapt_values_id VARCHAR, stab_values_id VARCHAR, signals_id VARCHAR,
@@ -57,7 +59,7 @@ CREATE TABLE record.masks (
     num_kept UBIGINT, run_id VARCHAR, created_at TIMESTAMP
 );
 
-CREATE TABLE record.mask_values (mask_id VARCHAR, sequence_id VARCHAR, keep BOOLEAN[]);
+CREATE TABLE record.mask_values (mask_id VARCHAR, sequence_id VARCHAR, keep BOOLEAN[], weight FLOAT[]);
 
 CREATE TABLE record.receipts (stage VARCHAR, identity VARCHAR, num_rows UBIGINT, run_id VARCHAR, committed_at TIMESTAMP);
 

@@ -1,6 +1,6 @@
--- Signals of a model, of sequences that lack them. Reads: incoming (a part). Parameters: $signals_id.
-INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy)
-SELECT $signals_id, incoming.sequence_id, incoming.loss, incoming.entropy
+-- Signals of the scoring model, of sequences that lack them. Reads: incoming (a part). Parameters: $signals_id.
+INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy, margin, el2n, grad_norm)
+SELECT $signals_id, incoming.sequence_id, incoming.loss, incoming.entropy, incoming.margin, incoming.el2n, incoming.grad_norm
 FROM incoming
 ANTI JOIN (SELECT sequence_id FROM record.signal_values WHERE signals_id = $signals_id) AS known
     ON known.sequence_id = incoming.sequence_id

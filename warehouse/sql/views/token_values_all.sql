@@ -4,7 +4,7 @@ CREATE OR REPLACE VIEW token_values_all AS
 SELECT
     tokens.scoring_id, tokens.example_id, tokens.sequence_id, tokens.branch, tokens.source, tokens.position, tokens.token_id,
     vocabulary.token, tokens.adapt_direct, tokens.adapt_causal, tokens.stab_direct, tokens.stab_causal,
-    tokens.loss, tokens.ref_loss, tokens.entropy
+    tokens.loss, tokens.ref_loss, tokens.entropy, tokens.margin, tokens.el2n, tokens.grad_norm
 FROM (
     SELECT
         scoring_id, example_id, sequence_id, branch, source, tokenizer_digest,
@@ -12,7 +12,8 @@ FROM (
         unnest(list_select(token_ids, list_transform(response_positions, lambda p: p + 1))) AS token_id,
         unnest(adapt_direct) AS adapt_direct, unnest(adapt_causal) AS adapt_causal,
         unnest(stab_direct) AS stab_direct, unnest(stab_causal) AS stab_causal,
-        unnest(loss) AS loss, unnest(ref_loss) AS ref_loss, unnest(entropy) AS entropy
+        unnest(loss) AS loss, unnest(ref_loss) AS ref_loss, unnest(entropy) AS entropy,
+        unnest(margin) AS margin, unnest(el2n) AS el2n, unnest(grad_norm) AS grad_norm
     FROM record.value_lists_all
 ) AS tokens
 LEFT JOIN record.vocabulary AS vocabulary

@@ -6,7 +6,7 @@ SELECT
     current.token_ids, current.response_positions, current.end_of_turn_positions,
     adapt.direct AS adapt_direct, adapt.causal AS adapt_causal, adapt.prompt_context AS adapt_prompt_context,
     stab.direct AS stab_direct, stab.causal AS stab_causal, stab.prompt_context AS stab_prompt_context,
-    signals.loss, ref_signals.loss AS ref_loss, signals.entropy
+    signals.loss, ref_signals.loss AS ref_loss, signals.entropy, signals.margin, signals.el2n, signals.grad_norm
 FROM record.current_sequences AS current
 CROSS JOIN (SELECT * FROM record.scorings WHERE scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')) AS scorings
 JOIN record.tokenizations AS tokenizations ON tokenizations.tokenization_id = scorings.tokenization_id

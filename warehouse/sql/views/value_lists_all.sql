@@ -5,7 +5,7 @@ SELECT
     scorings.scoring_id, links.example_id, links.sequence_id, links.branch, latest.source, tokenizations.tokenizer_digest,
     sequences.token_ids, sequences.response_positions,
     adapt.direct AS adapt_direct, adapt.causal AS adapt_causal, stab.direct AS stab_direct, stab.causal AS stab_causal,
-    signals.loss, ref_signals.loss AS ref_loss, signals.entropy
+    signals.loss, ref_signals.loss AS ref_loss, signals.entropy, signals.margin, signals.el2n, signals.grad_norm
 FROM record.scorings AS scorings
 JOIN record.tokenizations AS tokenizations ON tokenizations.tokenization_id = scorings.tokenization_id
 JOIN record.example_sequences AS links ON links.tokenization_id = scorings.tokenization_id

@@ -1,0 +1,6 @@
+-- Signals of the reference model, of sequences that lack them: loss and entropy alone. Reads: incoming (a part). Parameters: $signals_id.
+INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy, margin, el2n, grad_norm)
+SELECT $signals_id, incoming.sequence_id, incoming.loss, incoming.entropy, NULL, NULL, NULL
+FROM incoming
+ANTI JOIN (SELECT sequence_id FROM record.signal_values WHERE signals_id = $signals_id) AS known
+    ON known.sequence_id = incoming.sequence_id
