@@ -18,9 +18,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from models.batches import TokenBatch, collate
+from models.blocks import block_scope
 from models.losses import counted, log_probabilities, model_inputs, token_losses
 from models.lowrank import factorise
 from models.probe import ScaledDirections, probe, scale_directions
+from models.propagation import PropagationScorer
+from models.settings import PropagationSettings
 
 SIZES = {
     "0.7M": (128, 2, 8, 2048), "13M": (384, 6, 6, 4000), "60M": (640, 10, 10, 8000), "0.1B": (768, 12, 12, 32000),
@@ -38,6 +41,7 @@ MODES = {
     "four-low": "four components, low rank",
     "four-dense": "four components, dense",
     "four-checkpointed": "four components, dense, activation checkpointing",
+    "propagation": "four components, `value_propagation`",
 }
 AXES = {"causal": ("context",), "direct": ("target",), "four": ("target", "context")}
 
@@ -79,9 +83,20 @@ def case_of(mode: str, model: LlamaForCausalLM, batch: TokenBatch, rank: int) ->
     """Prepare one mode; what the call does is what is timed."""
     if mode == TRAINING:
         return lambda: training_step(model, batch)
+    if mode == "propagation":
+        return _propagation(model, batch)
     scaled, checkpointing = directions_of(model, mode, rank), mode.endswith("checkpointed")
     axes = AXES.get(mode.partition("-")[0], ("target", "context"))
     return lambda: probe(model, batch, scaled, axes=axes, activation_checkpointing=checkpointing)
+
+
+def _propagation(model: LlamaForCausalLM, batch: TokenBatch) -> Callable[[], object]:
+    settings = PropagationSettings(last_blocks=min(PropagationSettings().last_blocks, model.config.num_hidden_layers))
+    parameters = dict(model.named_parameters())
+    scope = block_scope(model, settings.last_blocks, ())
+    scorer = PropagationScorer(model, {name: {n: torch.randn_like(parameters[n]) for n in scope} for name in ("adapt", "stab")}, settings)
+    responses = [row.nonzero().flatten().tolist() for row in batch.weights_BT]
+    return lambda: scorer.score(batch.input_ids_BT.tolist(), responses)
 
 
 def measure(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:

@@ -32,3 +32,18 @@ def test_the_readmes_example_of_a_stream_runs_and_delivers_every_kept_token(valu
     learned = []
     exec(example[1], {"train_step": lambda ids, mask, labels: learned.append(int((labels[:, 1:] != -100).sum()))})
     assert sum(learned) == valued_once.sql("SELECT count(*) FROM token_masks WHERE policy = 'default' AND keep AND position > 0")[0][0]
+
+
+def test_the_example_of_scoring_a_batch_runs_as_it_is_printed(capsys):
+    import re
+
+    from tests.reference.families import make, random_direction
+
+    (example,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "design.md").read_text(), flags=re.S)
+        if "models.probe" in block
+    ]
+    model = make("llama")
+    exec(example, {"model": model, "direction": random_direction(model)})
+    assert capsys.readouterr().out.count("tensor") == 4

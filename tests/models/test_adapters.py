@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from models.adapter_files import deciding_settings
 from models.adapters import adapter_names, coverage, load_adapted, load_merged, put_adapters, to_reference
 from models.batches import collate
-from models.directions import diagonal_fisher, validation_gradient
+from models.directions import validation_gradient
+from models.fisher import diagonal_fisher, whole_texts
 from models.losses import counted
 from models.probe import probe
 from tests.models.test_probe import expected_values, random_sequences, relative_error
@@ -98,7 +99,7 @@ def test_at_the_reference_the_function_is_the_bases_and_a_has_no_gradient(tmp_pa
     model = put_adapters(base, folder)
     assert not torch.allclose(model(input_ids=ids).logits, expected, atol=1e-3)
     assert torch.equal(to_reference(model)(input_ids=ids).logits, expected)
-    fisher = diagonal_fisher(model, ids.tolist(), adapter_names(model))
+    fisher = diagonal_fisher(model, whole_texts(ids.tolist()), adapter_names(model))
     assert all(bool(f.any()) == ("lora_B" in name) for name, f in fisher.items())
     assert set(adapter_names(model, only_b=True)) == {n for n in fisher if "lora_B" in n}
 
