@@ -176,7 +176,7 @@ def test_optional_signals_are_asked_of_the_scoring_model_when_its_signals_are_wa
     run = SimpleNamespace(config=build(raw, tmp_path, ""))
     setup = SimpleNamespace(scoring=tmp_path, reference=tmp_path, adapt=tmp_path, stab=tmp_path, described={"adapt": {"digest": "d"}})
     calls = []
-    monkeypatch.setattr(models.scoring, "Scorer", lambda model, directions, *, signals=(): calls.append((set(directions), signals)))
+    monkeypatch.setattr(models.scoring, "Scorer", lambda model, directions, signals=(), **_: calls.append((set(directions), signals)))
     monkeypatch.setattr(models.reference, "load_model", lambda *_: None)
     monkeypatch.setattr(models.directions, "load_tensors", lambda _: {})
     monkeypatch.setattr(models.directions, "content_digest", lambda _: "d")
