@@ -240,6 +240,8 @@ def main() -> None:
     )
     parser.add_argument("--read", type=Path, nargs="+", help="print the tables of earlier measurements")
     args = parser.parse_args()
+    if args.stories < 32:
+        parser.error(f"--stories {args.stories}: at least 32, to be halved in batches of 16")
     if args.read is not None:
         print(table([json.loads(line) for path in args.read for line in path.read_text(encoding="utf-8").splitlines()]))
         return

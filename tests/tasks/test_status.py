@@ -48,16 +48,8 @@ def rescoped(_):
     return ["scoring.stability.scope_exclude=['*norm*']"]
 
 
-def rescaled(_):
-    return ["scoring.adaptation.scaling=tensor_norm"]
-
-
 def resourced(_):
     return ["scoring.fisher.source=prompts"]
-
-
-def realigned(_):
-    return ["scoring.stability.alignment_texts=2"]
 
 
 def unretained(_):
@@ -90,7 +82,7 @@ def repoliced(_):
 
 
 CHANGES = [
-    unchanged, updated, revalidated, refished, refished_as_in_the_paper, rescoped, rescaled, resourced, realigned, unretained, retyped,
+    unchanged, updated, revalidated, refished, refished_as_in_the_paper, rescoped, resourced, unretained, retyped,
     at_reference, rewarmed, retokenized, renoted, repoliced,
 ]  # fmt: skip
 
