@@ -44,7 +44,7 @@ def attention_tangents(
     moved_keys = [dk.reshape(B * groups, S, d) for _, dk, _ in tangents]
     moved_values = torch.cat([*(dv.reshape(B * groups, S, e) for _, _, dv in tangents), values], -1)
     folded = (B, groups, shared, T, d)
-    queries, moved_queries = query.view(folded), [dq.view(folded) for dq, _, _ in tangents]
+    queries, moved_queries = query.reshape(folded), [dq.reshape(folded) for dq, _, _ in tangents]
     outputs = query.new_empty(num, B, groups, shared, T, e)
     block = max(16, _ATTENTION_BLOCK_ELEMENTS // (B * heads * S))
     for start in range(0, T, block):

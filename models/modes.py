@@ -2,9 +2,11 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @contextmanager
@@ -26,8 +28,10 @@ def plain_experts(model: nn.Module) -> Generator[None]:
 def checkpointed(model: nn.Module, wanted: bool) -> Generator[None]:
     """Keep the activations between layers alone, and compute those within again on the way back; nothing changes unless wanted.
 
+    The backward pass must run inside the block, too: a layer that is computed again must find the model as it was.
+
     Args:
-        model: a model in eval mode; dropout stays off.
+        model: a model in eval mode.
         wanted: whether to.
 
     Yields:
@@ -47,17 +51,20 @@ def checkpointed(model: nn.Module, wanted: bool) -> Generator[None]:
             f"{type(model).__name__} has no layers with activation checkpointing; set scoring.activation_checkpointing to false"
         )
     try:
-        _switch(model, "enable", {"use_reentrant": False})
-        for layer in layers:
-            layer.training = True  # what the wrapper around a layer asks for; the modules inside stay in eval mode
+        for layer in layers:  # not by the layer's own switch, which asks for training mode and with it for dropout
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         yield
     finally:
         for layer in layers:
-            layer.training = False
-        _switch(model, "disable")
+            del layer.forward
 
 
-def _switch(model: nn.Module, to: str, *settings: dict[str, bool]) -> None:
-    """Call the method of transformers under its present name, or under the one before 5.20."""
-    present = getattr(model, f"activation_checkpointing_{to}", None) or getattr(model, f"gradient_checkpointing_{to}")
-    present(*settings)
+def attention_alone_mixes(model: nn.Module) -> bool:
+    """Tell whether positions meet in `scaled_dot_product_attention` alone, as far as the model's make shows."""
+    config: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return (
+        getattr(config, "_attn_implementation", None) == "sdpa"
+        and kinds <= {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+        and not any(isinstance(m, nn.Conv1d) for m in model.modules())
+    )

@@ -29,34 +29,39 @@ class SlowValues:
     context_T: Tensor
 
 
-def slow_values(model: nn.Module, token_ids: Sequence[int], response_positions: Sequence[int], direction: Direction) -> SlowValues:
-    """Value one short sequence by 2 T backward passes.
+def slow_values(
+    model: nn.Module, token_ids: Sequence[int], response_positions: Sequence[int], directions: Mapping[str, Direction]
+) -> dict[str, SlowValues]:
+    """Value one short sequence by 2 T backward passes, whatever the number of directions.
 
     Args:
         model: a frozen causal language model with a key-value cache.
         token_ids: ids of the sequence, two at least.
         response_positions: positions of its response tokens.
-        direction: the direction.
+        directions: name to direction.
 
     Returns:
-        the values, computed in the model's dtype and summed in float64.
+        per direction the values, computed in the model's dtype and summed in float64.
 
     Source: definitions of DESIGN 3.2; reference test: tests/models/test_oracle.py::test_slow_values_equal_the_matrix
     """
     device = next(model.parameters()).device
     ids_1T = torch.tensor([list(token_ids)], device=device)
     counted = [u for u in response_positions if u > 0]
-    own = {name: p.detach().requires_grad_(True) for name, p in model.named_parameters() if name in direction}
-    target_T = torch.full((len(token_ids),), torch.nan, dtype=torch.float64)
-    context_T = torch.zeros(len(token_ids), dtype=torch.float64)
+    in_scope = {key for direction in directions.values() for key in direction}
+    own = {key: p.detach().requires_grad_(True) for key, p in model.named_parameters() if key in in_scope}
+    length = len(token_ids)
+    values = {n: SlowValues(torch.full((length,), torch.nan).double(), torch.zeros(length).double()) for n in directions}
     with torch.enable_grad(), plain_experts(model):
         for u in counted:
             logits_TV = functional_call(model, own, (), {"input_ids": ids_1T[:, :u], "use_cache": False}).logits[0]
-            target_T[u] = _along(_loss(logits_TV[-1], ids_1T[0, u]), own, direction)
-        for p in range(len(token_ids) - 1):
+            for name, along in _along(_loss(logits_TV[-1], ids_1T[0, u]), own, directions).items():
+                values[name].target_T[u] = along
+        for p in range(length - 1):
             if later := [v for v in counted if v > p]:
-                context_T[p] = _along(_loss_after(model, own, ids_1T, p, later), own, direction)
-    return SlowValues(target_T, context_T)
+                for name, along in _along(_loss_after(model, own, ids_1T, p, later), own, directions).items():
+                    values[name].context_T[p] = along
+    return values
 
 
 def _loss_after(model: nn.Module, own: Mapping[str, Tensor], ids_1T: Tensor, p: int, later: Sequence[int]) -> Tensor:
@@ -77,13 +82,13 @@ def _loss(logits_V: Tensor, token_id: Tensor) -> Tensor:
     return -torch.log_softmax(logits_V, -1)[token_id]
 
 
-def _along(loss: Tensor, own: Mapping[str, Tensor], direction: Direction) -> float:
-    """Compute ⟨D, ∇ loss⟩."""
-    gradients = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
-    total = 0.0
-    for name, gradient in zip(own, gradients, strict=True):
-        if gradient is not None:
-            along = direction[name]
-            dense = along.dense() if isinstance(along, LowRank) else along
-            total += float((gradient.double() * dense.to(gradient.device).double()).sum())
-    return total
+def _along(loss: Tensor, own: Mapping[str, Tensor], directions: Mapping[str, Direction]) -> dict[str, float]:
+    """Compute ⟨D, ∇ loss⟩ for every direction."""
+    gradients = dict(zip(own, torch.autograd.grad(loss, list(own.values()), allow_unused=True), strict=True))
+    totals = dict.fromkeys(directions, 0.0)
+    for name, direction in directions.items():
+        for key, along in direction.items():
+            if (gradient := gradients[key]) is not None:
+                dense = along.dense() if isinstance(along, LowRank) else along
+                totals[name] += float((gradient.double() * dense.to(gradient.device).double()).sum())
+    return totals

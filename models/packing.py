@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.modes import attention_alone_mixes
 from models.tangents import Tangents
 
 PACKED = "alphatoken_packed"
@@ -23,6 +24,7 @@ class _Row:
 
     lengths: Sequence[int] = ()
     mode: Tangents | None = None
+    num_calls = 0
 
 
 _ROW = _Row()
@@ -48,17 +50,21 @@ def packed_attention(model: nn.Module, lengths: Sequence[int] | None, mode: Tang
         return
     config: Any = model.config
     own = getattr(config, "_attn_implementation", None)
-    if own != "sdpa":
+    if not attention_alone_mixes(model):
         raise ValueError(
-            f"a packed row needs attention by scaled_dot_product_attention, {type(model).__name__} runs on {own!r}; set scoring.packing to false"
+            f"a packed row needs attention by scaled_dot_product_attention alone, {type(model).__name__} runs on {own!r}; set scoring.packing to false"
         )
     from transformers.modeling_utils import AttentionInterface
 
     AttentionInterface.register(PACKED, _attend)  # without a mask function of that name, transformers makes no mask
-    _ROW.lengths, _ROW.mode = lengths, mode
+    _ROW.lengths, _ROW.mode, _ROW.num_calls = lengths, mode, 0
     try:
         model.set_attn_implementation(PACKED)  # type: ignore[operator]
         yield
+        if not _ROW.num_calls:
+            raise ValueError(
+                f"{type(model).__name__} does not let its attention be replaced, so packed rows would leak; set scoring.packing to false"
+            )
     finally:
         _ROW.lengths, _ROW.mode = (), None
         model.set_attn_implementation(own)  # type: ignore[operator]
@@ -74,6 +80,7 @@ def _attend(
         raise ValueError(
             f"{type(module).__name__}: packed rows do not support {unknown or ['an attention mask']}; set scoring.packing to false"
         )
+    _ROW.num_calls += 1
     parts, start = [], 0
     mode = _ROW.mode
     assert mode is not None, "packed attention runs inside packed_attention"

@@ -12,7 +12,7 @@ context axis of low-rank directions alone. The language-model head is applied to
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.nn import functional
 from models.batches import TokenBatch
 from models.losses import counted, model_inputs, token_losses
 from models.lowrank import Direction, DirectionTensor, LowRank
-from models.modes import checkpointed, plain_experts
+from models.modes import attention_alone_mixes, checkpointed, plain_experts
 from models.packing import packed_attention
 from models.settings import Signal
 from models.signals import SIGNALS, signals_of
@@ -95,8 +95,8 @@ def probe(
         directions: name to direction; none at all gives the signals alone, for one forward pass.
         axes: which axes to read; one alone is cheaper.
         signals: further signals of each prediction, beside loss and entropy.
-        activation_checkpointing: keep the activations at the layers' boundaries alone and compute those within again on the way back,
-            for one forward pass more.
+        activation_checkpointing: keep the activations between layers alone (and the tangents at attention's boundaries), and compute those
+            within layers again on the way back, for one forward pass more.
 
     Returns:
         values and signals, see `ProbeResult`.
@@ -114,24 +114,32 @@ def probe(
     rows_N, positions_N = counted(batch)
     wide = _with_telling_width(model, batch)
     meeting = _meeting(model, axes)
+    if meeting is Meeting.OWN:
+        _refuse_fused(model, scaled)
     head = _head_weight(model)
     mode = Tangents(len(scaled), head, rows_N, positions_N, wide.input_ids_BT.shape, forward="target" in axes, meeting=meeting)
+    weights_N = batch.weights_BT[rows_N, positions_N]
     with (
         plain_experts(model),
-        checkpointed(model, activation_checkpointing),
+        checkpointed(model, activation_checkpointing and bool(scaled)),
         packed_attention(model, batch.packed_lengths, mode),
         carried_by(model, list(scaled.values())),
         torch.set_grad_enabled(bool(scaled)),
-        mode,
     ):
-        logits_NV = model(**model_inputs(wide)).logits[0]
-        logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-        log_probs_NV = functional.log_softmax(logits_NV, dim=-1)
-        losses_N = token_losses(log_probs_NV, batch.input_ids_BT[rows_N, positions_N])
-    weights_N = batch.weights_BT[rows_N, positions_N].to(losses_N.dtype)
-    if scaled and len(rows_N):
-        (losses_N * weights_N).sum().backward()  # type: ignore[no-untyped-call]
-        mode.add_head_to_context()
+        with mode:
+            logits_1NV = model(**model_inputs(wide)).logits
+            if logits_1NV.shape[:2] != (1, len(rows_N)):
+                raise NotImplementedError(
+                    f"{type(model).__name__} applies its language-model head in an unknown way (logits {list(logits_1NV.shape)}, expected "
+                    f"[1, {len(rows_N)}, vocabulary]); it is not supported"
+                )
+            logits_NV = logits_1NV[0] if logits_1NV.dtype == torch.float64 else logits_1NV[0].float()
+            log_probs_NV = functional.log_softmax(logits_NV, dim=-1)
+            losses_N = token_losses(log_probs_NV, batch.input_ids_BT[rows_N, positions_N])
+        weights_N = weights_N.to(losses_N.dtype)
+        if scaled and len(rows_N):
+            (losses_N * weights_N).sum().backward()  # type: ignore[no-untyped-call]
+            mode.add_head_to_context()
 
     def scatter(values_N: Tensor) -> Tensor:
         values_BT = torch.full(batch.weights_BT.shape, torch.nan, dtype=losses_N.dtype, device=losses_N.device)
@@ -168,15 +176,14 @@ def _meeting(model: nn.Module, axes: Sequence[str]) -> Meeting:
     return Meeting.BOUNDARY if "target" in axes and attention_alone_mixes(model) else Meeting.OWN
 
 
-def attention_alone_mixes(model: nn.Module) -> bool:
-    """Tell whether positions meet in `scaled_dot_product_attention` alone, as far as the model's make shows."""
-    config: Any = model.config.get_text_config()  # type: ignore[operator,union-attr]
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return (
-        getattr(config, "_attn_implementation", None) == "sdpa"
-        and kinds <= {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-        and not any(isinstance(m, nn.Conv1d) for m in model.modules())
-    )
+def _refuse_fused(model: nn.Module, directions: Mapping[str, Direction]) -> None:
+    """Refuse fused experts where contributions are collected at each use: their rows are in the order of experts, not of positions."""
+    fused = sorted({name for direction in directions.values() for name, tensor in direction.items() if len(tensor.shape) > 2})
+    if fused:
+        raise ValueError(
+            f"{type(model).__name__}: {fused[0]} holds several matrices, whose rows do not show which position they act at. Ask for both axes of "
+            "a model that runs on scaled_dot_product_attention, or leave such parameters out of scope with scoring.scope_exclude: ['*experts*']"
+        )
 
 
 def _head_weight(model: nn.Module) -> Tensor:

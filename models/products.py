@@ -92,5 +92,5 @@ def per_position(name: str, product: Tensor, total_BT: Tensor) -> Tensor:
         return product.sum((1, 3), dtype=total_BT.dtype)
     raise ValueError(
         f"a parameter applied by {name!r} does not show which position it acts at: its output has shape {list(shape)}, the batch is [{B}, {T}]. "
-        "Ask for both axes of a model that runs on scaled_dot_product_attention, or leave that parameter out of scope with scoring.scope_exclude"
+        "Ask for both axes of a model that runs on scaled_dot_product_attention, or leave that parameter out of scope with scoring.scope_exclude (fused experts: '*experts*')"
     )

@@ -27,7 +27,7 @@ _HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}
 _LINEAR = frozenset({
     "__getitem__", "__neg__", "bfloat16", "chunk", "clone", "contiguous", "double", "expand", "expand_as", "flatten", "float", "frozen_linear", "half", "index_select",
     "mean", "movedim", "narrow", "neg", "permute", "repeat", "repeat_interleave", "reshape", "select", "split", "squeeze", "sum", "swapaxes", "t",
-    "to", "transpose", "type_as", "unbind", "unflatten", "unsqueeze", "view", "view_as",
+    "to", "transpose", "type_as", "unbind", "unflatten", "unsqueeze", "view",
 })  # fmt: skip
 _POINTWISE = frozenset({"exp", "gelu", "relu", "rsqrt", "sigmoid", "silu", "softplus", "sqrt", "square", "tanh"})
 _POWERS = frozenset({"pow", "__pow__"})
@@ -128,18 +128,18 @@ _Rule = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], _View], D
 
 def _rule(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], view: _View) -> _Rule | None:
     """Choose a rule; None = torch's forward mode."""
-    if name in ("cat", "stack") and isinstance(args[0], tuple | list):
+    if name in ("cat", "stack") and args and isinstance(args[0], tuple | list):
         return _joined
     if name in _PRODUCTS and not kwargs:
         return _product
     if name in _SUMS and not kwargs:
         return _sum
     only_first = not any(view.all_of(a) is not None for a in (*tree_leaves(args[1:]), *tree_leaves(kwargs)))
-    if not only_first or not isinstance(args[0], Tensor):
+    if not args or not only_first or not isinstance(args[0], Tensor):
         return None
-    if name in _LINEAR or name in _QUOTIENTS:
+    if name in _LINEAR or (name in _QUOTIENTS and not kwargs):  # a rounding mode is no division
         return _linear
-    if name in _POINTWISE or (name in _POWERS and args[1:] == (2,)):
+    if name in _POINTWISE or (name in _POWERS and isinstance(args[1], int | float) and args[1] == 2):
         return _pointwise
     return None
 
@@ -147,6 +147,8 @@ def _rule(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], view: _View)
 def _linear(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], view: _View) -> Derivatives:
     """Apply a function that is linear in its first argument to the tangents."""
     tangents = view.all_of(args[0]) or (None,) * view.num
+    if getattr(func, "__name__", "") == "view":  # a tangent may lie otherwise in memory than its primal
+        func = Tensor.reshape
     return [None if t is None else [*float_tensors(func(t, *args[1:], **kwargs))] for t in tangents]
 
 

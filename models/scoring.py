@@ -91,7 +91,7 @@ class Scorer:
                 (ids, positions) for ids, positions in zip(token_ids, response_positions, strict=True) if max(positions, default=0) > 0
             ]
             if telling:
-                verify(self._model, self._named, *telling[-1])
+                verify(self._model, self._named, telling, packing=self._packing)
                 self._verified = True
         batch = collate(token_ids, response_positions, packed=self._packing).to(self._device)
         result = probe(self._model, batch, self._directions, signals=self._signals, activation_checkpointing=self._checkpointing)

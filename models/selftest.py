@@ -1,5 +1,6 @@
 """Checks of the engine on a user's own model: exact against slow, batched against single, low rank against dense, half against full."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from models.batches import collate
 from models.lowrank import Direction
 from models.oracle import slow_values
-from models.probe import ProbeResult, ScaledDirections, probe, scale_directions
+from models.probe import ProbeResult, ScaledDirections, probe, scale_directions, total_norm
 
 Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
 """(token ids, response positions) of each sequence."""
@@ -74,35 +75,57 @@ def exact_against_slow(
     ids, positions = slice_of(token_ids, response_positions)
     first = next(model.parameters())
     result = probe(model, collate([ids], [positions]).to(first.device), directions)
+    slow = slow_values(model, ids, positions, directions)
+    limit = TOLERANCES[first.dtype]
     checks = []
-    for name, direction in directions.items():
-        slow = slow_values(model, ids, positions, direction)
-        pairs = {"target": (result.target_BT[name][0], slow.target_T), "context": (result.context_BT[name][0], slow.context_T)}
+    for name, expected in slow.items():
+        pairs = {"target": (result.target_BT[name][0], expected.target_T), "context": (result.context_BT[name][0], expected.context_T)}
         for axis, (got_T, expected_T) in pairs.items():
-            error, limit = relative_error(got_T, expected_T), TOLERANCES[first.dtype]
+            error = relative_error(got_T, expected_T)
             checks.append(Check(f"{name}, {axis} axis: exact against the slow loop", "‖Δ‖ / ‖values‖", error, limit, error <= limit))
     return checks
 
 
-def verify(model: nn.Module, directions: Mapping[str, Direction], token_ids: Sequence[int], response_positions: Sequence[int]) -> None:
+def verify(model: nn.Module, directions: Mapping[str, Direction], sequences: Sequences, *, packing: bool = False) -> None:
     """Hold the engine to the definition of its values on a slice of a sequence; the first thing a scoring does with a model.
+
+    What it cannot see: positions that meet outside attention only over more tokens than the slice has.
 
     Args:
         model: frozen, in eval mode.
         directions: name to direction.
-        token_ids: ids of a sequence.
-        response_positions: its response positions.
+        sequences: sequences with a response token that has a loss; values are compared on a slice of the last.
+        packing: compare a packed row with its sequences alone, too.
 
     Raises:
-        WrongValuesError: a value is off by more than the dtype explains.
+        WrongValuesError: a value is off by more than the dtype explains. Values whose definition is itself not finite are not compared.
     """
-    for check in exact_against_slow(model, directions, token_ids, response_positions):
-        if not check.passed:
+    finite = {name: direction for name, direction in directions.items() if math.isfinite(total_norm(direction.values()))}
+    for check in exact_against_slow(model, finite, *sequences[-1]) if finite else ():
+        if not check.passed and not math.isnan(check.value):
             raise WrongValuesError(
                 f"{check.name}: {check.measure} is {check.value:.2g}, expected at most {check.limit:g}. An operation of "
                 f"{type(model).__name__} hides its derivative or moves information between positions outside attention, so its values would "
                 "be wrong; the model is not supported. Leave the parameters before that operation out of scope with scoring.scope_exclude, "
                 'or load it with attn_implementation="eager"; please report its class'
+            )
+    if packing:
+        _verify_packing(model, [slice_of(*one) for one in sequences[-2:]])
+
+
+def _verify_packing(model: nn.Module, sequences: Sequences) -> None:
+    """Compare the losses of a packed row with those of its sequences alone: a neighbour that is seen changes them."""
+    first = next(model.parameters())
+    doubled = [*sequences, *sequences][:2]  # one sequence is its own neighbour
+    packed = collate([ids for ids, _ in doubled], [positions for _, positions in doubled], packed=True)
+    together = probe(model, packed.to(first.device), {}).loss_BT
+    for place, (ids, positions) in zip(packed.places([len(ids) for ids, _ in doubled]), doubled, strict=True):
+        alone = probe(model, collate([ids], [positions]).to(first.device), {}).loss_BT[0]
+        error = relative_error(together[place], alone)
+        if error > TOLERANCES[first.dtype]:
+            raise WrongValuesError(
+                f"losses in a packed row differ from those of the sequence alone (‖Δ‖ / ‖losses‖ {error:.2g}): {type(model).__name__} lets "
+                "neighbours see each other; set scoring.packing to false"
             )
 
 
@@ -124,38 +147,65 @@ def batched_against_single(model: nn.Module, directions: ScaledDirections, seque
     return checks
 
 
-def agreement(one: ProbeResult, other: ProbeResult, sequences: Sequences, name: str, *, what: str, min_spearman: float) -> list[Check]:
-    """Compare two ways of valuing the same batch by the order they give response tokens.
+def agreement(exact: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str, *, what: str, min_spearman: float) -> list[Check]:
+    """Compare two ways of valuing the same response tokens by the order they give them.
+
+    Args:
+        exact: per axis, values of all response tokens.
+        other: the same, valued the other way.
+        name: the direction.
+        what: what is compared, in words.
+        min_spearman: what passes.
 
     Returns:
-        per axis a check of Spearman's rank correlation over all response tokens, and the share of the upper half that both agree on
-        (a figure; it passes with the first).
+        per axis a check of Spearman's rank correlation, and the share of the upper half that both agree on (a figure; it passes with the
+        first).
     """
     checks = []
-    for axis in ("target", "context"):
-        a, b = (
-            torch.cat([_axis(r, axis, name)[i, list(pos)].double().cpu() for i, (_, pos) in enumerate(sequences)]) for r in (one, other)
-        )
-        there = ~(a.isnan() | b.isnan())
-        rho = spearman(a[there], b[there])
-        checks.append(Check(f"{name}, {axis} axis: {what}", "Spearman", rho, min_spearman, rho >= min_spearman))
+    for axis, a in exact.items():
+        b = other[axis]
+        there = torch.isfinite(a)
+        rho = spearman(a[there], b[there]) if bool(torch.isfinite(b[there]).all()) else float("nan")
+        passed = rho >= min_spearman
+        checks.append(Check(f"{name}, {axis} axis: {what}", "Spearman", rho, min_spearman, passed))
         half = top_half_agreement(a[there], b[there])
-        checks.append(Check(f"{name}, {axis} axis: {what}", "share of the upper half in common", half, 0.0, rho >= min_spearman))
+        checks.append(Check(f"{name}, {axis} axis: {what}", "share of the upper half in common", half, 0.0, passed))
     return checks
 
 
 def low_rank_against_dense(
     model: nn.Module, dense: Mapping[str, Direction], low: Mapping[str, Direction], sequences: Sequences, min_spearman: float
 ) -> list[Check]:
-    """Compare the values along low-rank directions with those along the dense ones they stand for."""
-    device = next(model.parameters()).device
-    batch = collate([s[0] for s in sequences], [s[1] for s in sequences]).to(device)
-    exact, approximate = probe(model, batch, scale_directions(model, dense)), probe(model, batch, scale_directions(model, low))
+    """Compare the values along low-rank directions with those along the dense ones they stand for, sequence by sequence."""
+    both = scale_directions(model, {**dense, **{f"{name}, low rank": direction for name, direction in low.items()}})
+    values = _response_values(model, both, sequences)
     return [
         check
         for name in dense
-        for check in agreement(exact, approximate, sequences, name, what="low rank against dense", min_spearman=min_spearman)
+        for check in agreement(values[name], values[f"{name}, low rank"], name, what="low rank against dense", min_spearman=min_spearman)
     ]
+
+
+def half_against_full(
+    full: nn.Module, half: nn.Module, directions: Mapping[str, Direction], sequences: Sequences, min_spearman: float
+) -> list[Check]:
+    """Compare the values of a model in half precision with those of the same model in float32, sequence by sequence."""
+    exact, rounded = (_response_values(model, scale_directions(model, directions), sequences) for model in (full, half))
+    what = f"{str(next(half.parameters()).dtype).removeprefix('torch.')} against float32"
+    return [c for name in directions for c in agreement(exact[name], rounded[name], name, what=what, min_spearman=min_spearman)]
+
+
+def _response_values(model: nn.Module, directions: ScaledDirections, sequences: Sequences) -> dict[str, dict[str, Tensor]]:
+    """Value sequences one by one; per direction and axis the values of all response tokens that have a loss, float64, on the CPU."""
+    device = next(model.parameters()).device
+    found: dict[str, dict[str, list[Tensor]]] = {name: {"target": [], "context": []} for name in directions.tensors}
+    for ids, positions in sequences:
+        result = probe(model, collate([ids], [positions]).to(device), directions)
+        counted = [u for u in positions if u > 0]
+        for name, axes in found.items():
+            for axis, parts in axes.items():
+                parts.append(_axis(result, axis, name)[0, counted].double().cpu())
+    return {name: {axis: torch.cat(parts) for axis, parts in axes.items()} for name, axes in found.items()}
 
 
 def _axis(result: ProbeResult, axis: str, name: str) -> Tensor:
@@ -163,19 +213,35 @@ def _axis(result: ProbeResult, axis: str, name: str) -> Tensor:
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
-    """Return ‖got − expected‖ / ‖expected‖ over the entries that are finite in both; 0 where there are none."""
+    """Return ‖got − expected‖ / ‖expected‖ over the entries where `expected` is finite.
+
+    Returns:
+        the error; infinite where an entry is missing in `got` alone, NaN where nothing can be compared.
+    """
     got, expected = got.double().cpu(), expected.double().cpu()
-    there = torch.isfinite(got) & torch.isfinite(expected)
+    there = torch.isfinite(expected)
+    if not bool(there.any()):
+        return float("nan")
+    if not bool(torch.isfinite(got[there]).all()):
+        return float("inf")
     difference, size = (got[there] - expected[there]).norm(), expected[there].norm()
     return 0.0 if difference == 0 else float(difference / size)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's rank correlation of two vectors, average ranks for ties; 1 where either has no order to compare."""
+    """Return Spearman's rank correlation of two vectors, average ranks for ties.
+
+    Returns:
+        in [-1, 1]; 1 where neither has an order, 0 where one alone has none, NaN where they are empty.
+    """
+    if not len(a):
+        return float("nan")
     ranks = torch.stack([_average_ranks(a), _average_ranks(b)])
     centred = ranks - ranks.mean(1, keepdim=True)
     norms = centred.norm(dim=1)
-    return 1.0 if bool((norms == 0).any()) else float((centred[0] * centred[1]).sum() / norms.prod())
+    if bool((norms == 0).any()):
+        return float(bool((norms == 0).all()))
+    return float((centred[0] * centred[1]).sum() / norms.prod())
 
 
 def _average_ranks(values: Tensor) -> Tensor:
@@ -189,13 +255,3 @@ def top_half_agreement(a: Tensor, b: Tensor) -> float:
     num = max(1, len(a) // 2)
     first, second = (set(torch.argsort(x, descending=True, stable=True)[:num].tolist()) for x in (a, b))
     return len(first & second) / num
-
-
-def half_against_full(
-    full: nn.Module, half: nn.Module, directions: Mapping[str, Direction], sequences: Sequences, min_spearman: float
-) -> list[Check]:
-    """Compare the values of a model in half precision with those of the same model in float32."""
-    batch = collate([s[0] for s in sequences], [s[1] for s in sequences]).to(next(full.parameters()).device)
-    exact, rounded = probe(full, batch, directions), probe(half, batch, directions)
-    what = f"{str(next(half.parameters()).dtype).removeprefix('torch.')} against float32"
-    return [c for name in directions for c in agreement(exact, rounded, sequences, name, what=what, min_spearman=min_spearman)]

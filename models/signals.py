@@ -6,6 +6,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from models.losses import entropies
 from models.settings import Signal
 
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
@@ -31,7 +32,7 @@ def signals_of(log_probs_NV: Tensor, target_ids_N: Tensor, input_norms_N: Tensor
     computed: dict[str, Tensor] = {}
     own_N1 = target_ids_N[:, None]
     if "entropy" in names:
-        computed["entropy"] = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+        computed["entropy"] = entropies(log_probs_NV)
     if "margin" in names:
         others_N = log_probs_NV.scatter(-1, own_N1, -torch.inf).amax(-1)
         computed["margin"] = log_probs_NV.gather(-1, own_N1).squeeze(-1) - others_N

@@ -86,8 +86,10 @@ class Tangents(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._num and not torch.is_grad_enabled():
+            return func(*args, **kwargs)  # what a model computes without gradients is a constant
         if func is functional.linear:
-            return self._linear(*args, **kwargs)
+            return self._linear(*_in_order(("input", "weight", "bias"), args, kwargs))
         if func is functional.embedding:
             return self._embedding(func, args, kwargs)
         if not self._num:
@@ -112,6 +114,10 @@ class Tangents(TorchFunctionMode):
             return func(*args, **kwargs)
         before = None
         if is_in_place(name):  # while the arguments still hold their values
+            if isinstance(args[0], Tensor) and args[0]._is_view() and tangents_of(args[0]._base) is not None:
+                raise NotImplementedError(
+                    f"the model changes a part of an activation in place with {name!r}, which has no tangent rule here; it is not supported"
+                )
             before = self._derive(out_of_place(name), args, kwargs, tracked)
         output = func(*args, **kwargs)
         outputs = float_tensors(output)
@@ -216,11 +222,12 @@ class Tangents(TorchFunctionMode):
             return output
         if self._meeting is not Meeting.NOWHERE and not output.requires_grad:
             output.requires_grad_(True)
-        tangents = tangents_of(args[1])
+        ids, weight = _in_order(("input", "weight"), args[:2], kwargs)
+        tangents = tangents_of(weight)
         if tangents is not None:
             padding = args[2] if len(args) > 2 else kwargs.get("padding_idx")
             with torch.no_grad():
-                own = [None if t is None else rows(t, args[0], padding) for t in tangents]
+                own = [None if t is None else rows(t, ids, padding) for t in tangents]
             if self._forward:
                 attach(output, tuple(own))
             if self._meeting is Meeting.OWN:
@@ -231,6 +238,11 @@ class Tangents(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
+        if attn_mask is not None and tangents_of(attn_mask) is not None:
+            raise NotImplementedError(
+                "the model's attention mask depends on parameters in scope, which has no tangent rule here; load it with "
+                'attn_implementation="eager", or leave those parameters out of scope with scoring.scope_exclude'
+            )
         inputs = [query, key, value]
         tangents = [moved_of(t) or (None,) * self._num for t in inputs]
         if self._meeting is Meeting.BOUNDARY:  # aliases, so that δ is that of this use alone
@@ -289,13 +301,12 @@ class Tangents(TorchFunctionMode):
         """As `_collect`, with D x formed only when δ arrives: layers of one input then keep that input alone."""
         if not output.requires_grad or (of_weight is None and of_bias is None):
             return
-        inputs = x.detach()
+        inputs = [x.detach()]
 
         def meet_delta(delta: Tensor) -> None:
+            kept = inputs.pop()  # the graph outlives its use here
             for k in range(self._num):
-                own = paired(
-                    delta, inputs, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide
-                )
+                own = paired(delta, kept, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide)
                 self.context_KBT[k] += per_position("linear", own[..., None], self.context_KBT[k])
 
         output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
@@ -313,6 +324,11 @@ def carried_by(model: nn.Module, directions: Sequence[Direction]) -> Generator[N
     finally:
         for name in in_scope:
             del parameters[name]._tangents  # type: ignore[attr-defined]
+
+
+def _in_order(names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Put the arguments of a call into the order of its signature."""
+    return [*args, *(kwargs[name] for name in names[len(args) :] if name in kwargs)]
 
 
 def _or_zero(tangent: Tensor | None, primal: Tensor) -> Tensor:

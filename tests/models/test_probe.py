@@ -194,7 +194,7 @@ def test_a_parameter_that_is_not_applied_position_by_position_is_refused():
         probe(model, collate(ids, responses), {"d": direction}, axes=("context",))
     # Where values are read at attention's boundaries, the check that a scoring begins with finds it.
     with pytest.raises(WrongValuesError, match="moves information between positions outside attention"):
-        verify(model, {"d": direction}, ids[0], responses[0])
+        verify(model, {"d": direction}, [(ids[0], responses[0])])
 
 
 def test_any_position_wise_parameter_works_also_where_it_enters_non_linearly():
@@ -318,3 +318,73 @@ def test_activation_checkpointing_changes_no_value_and_leaves_the_model_as_it_wa
             assert torch.equal(*(getattr(r, f"{axis}_BT")[name].nan_to_num() for r in (plain, checkpointed)))
     assert not any(m.training for m in model.modules())
     assert not getattr(model, "is_activation_checkpointing", getattr(model, "is_gradient_checkpointing", None))
+
+
+def test_a_model_whose_attention_cannot_be_replaced_has_no_packed_rows(monkeypatch):
+    model = make("llama")
+    monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)  # as Falcon's, which only warns
+    with pytest.raises(ValueError, match="does not let its attention be replaced"):
+        probe(model, collate(*random_sequences([9, 5]), packed=True), {})
+
+
+def hooked(function):
+    """A small Llama with a function behind its last norm, and the function's exact values on a sequence."""
+    model = make("llama", clean=True)
+    model.model.norm.register_forward_hook(lambda module, args, output: function(output))
+    direction = random_direction(model)
+    (ids,), (response,) = random_sequences([9])
+    expected_T = gradient_values(model, torch.tensor(ids), direction)
+    expected_T[[u for u in range(9) if u not in response]] = torch.nan
+    return model, collate([ids], [response]), {"d": direction}, expected_T
+
+
+def no_gradient(x):
+    with torch.no_grad():
+        size = x.abs().amax(-1, keepdim=True)
+    return x / size
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        no_gradient,
+        lambda x: x + torch.div(x, 2.0, rounding_mode="floor"),
+        lambda x: x.abs().clamp_min(0.1).pow(torch.tensor([2.0, 3.0] * 16, dtype=torch.float64)),
+        lambda x: torch.cat(tensors=[x[..., :8], 2 * x[..., 8:]], dim=-1),
+        lambda x: x.permute(2, 0, 1).permute(1, 2, 0).expand(2, *x.shape).sum(0).view(x.shape),
+        lambda x: torch.nn.functional.silu(x) - 3 * x.detach() * x,
+        lambda x: torch.nn.functional.linear(input=x, weight=torch.eye(32, dtype=torch.float64)),
+    ],
+    ids=["no_grad", "floor", "pow", "cat", "view", "detach", "keywords"],
+)
+def test_functions_that_a_model_may_use_are_followed(function):
+    model, batch, directions, expected_T = hooked(function)
+    result = probe(model, batch, directions)
+    assert relative_error(result.target_BT["d"][0], expected_T) <= 1e-9
+    assert result.context_BT["d"].sum().item() == pytest.approx(expected_T.nansum().item(), rel=1e-9)
+
+
+def test_a_part_of_an_activation_changed_in_place_is_refused():
+    def halve(x):
+        y = x * 1.0
+        part = y[..., :8]
+        part *= 0.5
+        return y
+
+    model, batch, directions, _ = hooked(halve)
+    with pytest.raises(NotImplementedError, match="a part of an activation in place"):
+        probe(model, batch, directions)
+
+
+def test_a_mask_that_depends_on_parameters_is_refused():
+    model = make("llama")
+    bias = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64), requires_grad=False)
+    model.register_parameter("bias", bias)
+
+    def biased(module, args, kwargs):
+        kwargs["attention_mask"] = torch.zeros(1, 1, 9, 9, dtype=torch.float64) + model.bias
+        return args, kwargs
+
+    model.model.layers[0].self_attn.register_forward_pre_hook(biased, with_kwargs=True)
+    with pytest.raises(NotImplementedError, match="attention mask depends on parameters in scope"):
+        probe(model, collate(*random_sequences([9])), {"d": {"bias": torch.ones(1)}})

@@ -10,6 +10,7 @@ from models.selftest import (
     batched_against_single,
     exact_against_slow,
     low_rank_against_dense,
+    relative_error,
     slice_of,
     spearman,
     top_half_agreement,
@@ -39,10 +40,10 @@ def test_a_value_that_is_off_is_told_with_its_axis_and_what_to_do():
     model = make("llama")
     direction = random_direction(model)
     ids, response = sequences([20])[0]
-    verify(model, {"a": direction}, ids, response)
+    verify(model, {"a": direction}, [(ids, response)])
     model.model.norm.register_forward_hook(lambda module, args, output: output + 0.1 * output.mean(1, keepdim=True))
     with pytest.raises(WrongValuesError, match=r"a, target axis: .* expected at most 1e-05.*between positions outside attention"):
-        verify(model, {"a": direction}, ids, response)
+        verify(model, {"a": direction}, [(ids, response)])
 
 
 def test_a_function_that_surely_moves_information_between_positions_is_refused_at_once():
@@ -50,7 +51,7 @@ def test_a_function_that_surely_moves_information_between_positions_is_refused_a
     ids, response = sequences([20])[0]
     model.model.norm.register_forward_hook(lambda module, args, output: output.cumsum(1))
     with pytest.raises(NotImplementedError, match="between positions by 'cumsum'"):
-        verify(model, {"a": random_direction(model)}, ids, response)
+        verify(model, {"a": random_direction(model)}, [(ids, response)])
 
 
 def test_batched_against_single_and_low_rank_against_dense():
@@ -81,5 +82,31 @@ def test_measures_equal_their_definitions():
     assert spearman(a, torch.tensor([10.0, 20.0, 20.0, 21.0])) == pytest.approx(1.0)
     # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5)
     assert spearman(a, torch.tensor([0.0, 1.0, 2.0, 3.0])) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
-    assert spearman(a, torch.zeros(4)) == pytest.approx(1.0)
+    assert spearman(a, torch.zeros(4)) == 0
+    assert spearman(torch.ones(4), torch.zeros(4)) == 1
+    assert spearman(a[:0], a[:0]) != spearman(a[:0], a[:0])  # NaN: nothing to compare
     assert top_half_agreement(torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([4.0, 1.0, 2.0, 3.0])) == pytest.approx(0.5)
+
+
+def test_values_that_are_missing_in_the_engine_alone_are_an_error_and_nothing_to_compare_is_no_pass():
+    nan, one = torch.tensor([torch.nan, 1.0]), torch.tensor([1.0, 1.0])
+    assert relative_error(nan, one) == float("inf")
+    assert relative_error(one, nan) == 0
+    assert relative_error(one, nan * torch.nan) != 0
+    overflowing = make("llama", torch.float16)
+    overflowing.model.layers[0].mlp.down_proj.weight.data *= 1e5
+    checks = exact_against_slow(overflowing, {"a": random_direction(make("llama", torch.float32))}, *sequences([20])[0])
+    assert not any(check.passed for check in checks)
+
+
+def test_a_packed_row_whose_neighbours_see_each_other_is_told():
+    sound = make("llama")
+    verify(sound, {"a": random_direction(sound)}, sequences([20, 12]), packing=True)
+
+    class Leaking(torch.nn.Module):
+        def forward(self, x):
+            return x + 0.1 * torch.nn.functional.pad(x, (0, 0, 16, 0))[:, :-16]  # over more tokens than a slice has
+
+    sound.model.norm = torch.nn.Sequential(sound.model.norm, Leaking())
+    with pytest.raises(WrongValuesError, match="neighbours see each other; set scoring"):
+        verify(sound, {"a": random_direction(sound)}, sequences([40, 40]), packing=True)
