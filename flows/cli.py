@@ -159,21 +159,52 @@ def _train(config: Path, overrides: list[str], policy: str | None) -> None:
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="One SQL query; the views are listed in the README.")],
+    query: Annotated[str | None, typer.Argument(help="One SQL query; the views are listed in the README.")] = None,
+    named: Annotated[str | None, typer.Option(help="A query of the directory instead of one of yours.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Value of $KEY in the query; may be given several times.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Tell the named queries and what they take.")] = False,
     format_: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Form of the answer.")] = "table",
     out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
     warehouse: Annotated[Path | None, typer.Option(help="The warehouse's folder; that of alphatoken.yaml when absent.")] = None,
+    allow_files: Annotated[bool, typer.Option("--allow-files", help="Let the query read and write other files.")] = False,
 ) -> None:
     """Ask the current release; read-only, also while a run is writing."""
-    from reports.terminal import print_answer
-    from warehouse.read import read
+    from reports.terminal import print_answer, print_queries
+    from warehouse.read import Reader
 
-    with read(warehouse or _warehouse_here()) as reader:
-        frame = reader.sql(query)
-        typer.echo(
-            f"release {reader.release.release_id}, {_age(reader.release.age_s())} old{_busy(reader.release.folder.parent.parent)}", err=True
-        )
+    if (query is not None) + (named is not None) + list_ != 1:
+        raise ValueError("give one of: a query, --named NAME, --list")
+    if list_:
+        print_queries()
+        return
+    values = _values(param or [])
+    with Reader(warehouse or _warehouse_here(), allow_files=allow_files) as reader:
+        frame = reader.sql(query, **values) if query is not None else reader.named(str(named), **values)
+        _say_which(reader)
         print_answer(frame, format_, out)
+
+
+def _values(given: list[str]) -> dict[str, str]:
+    """Read `KEY=VALUE` each.
+
+    Returns:
+        key to value.
+
+    Raises:
+        ValueError: there is no equals sign, or a key twice.
+    """
+    pairs = [one.partition("=")[::2] for one in given]
+    keys = [key for key, _ in pairs]
+    if not all("=" in one for one in given) or len(set(keys)) < len(keys):
+        raise ValueError(f"--param takes KEY=VALUE, each key once; got: {' '.join(given)}")
+    return dict(pairs)
+
+
+def _say_which(reader: Any) -> None:
+    release = reader.release
+    typer.echo(f"release {release.release_id}, {_age(release.age_s())} old{_busy(release.folder.parent.parent)}", err=True)
 
 
 @app.command()
