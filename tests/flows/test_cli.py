@@ -65,6 +65,8 @@ for line in sys.argv[1:]:
 
 def test_reading_commands_load_neither_torch_nor_prefect(valued_once, tmp_path):
     lines = ["--help", "value|--help", f"sql|SELECT 1|--warehouse|{valued_once.warehouse}", f"status|{valued_once.config}", "sql|--list"]
+    example_id = valued_once.sql("SELECT example_id FROM examples LIMIT 1")[0][0]
+    lines += [f"explain|{example_id}|--warehouse|{valued_once.warehouse}"]
     lines += [f"sql|--named|{name}|--warehouse|{valued_once.warehouse}" for name in ("kept_by_source", "corrupted_spans")]
     lines += [f"export|{valued_once.config}|--format|{form}|--out|{tmp_path / form}" for form in ("jsonl", "parquet", "trl-sft")]
     subprocess.run([sys.executable, "-c", _SCRIPT, *lines], cwd=ROOT, check=True, capture_output=True)
@@ -141,6 +143,25 @@ def test_bad_named_queries_and_parameters_end_with_a_clear_message(valued_once, 
     status, out, err = call("sql", *arguments, "--warehouse", valued_once.warehouse)
     assert (status, out) == (1, "")
     assert says in err.splitlines()[0]
+
+
+def test_explain_tells_the_story_of_an_example_and_of_a_token(valued_once, call, monkeypatch):
+    query = "SELECT example_id, position, token, keep FROM token_values JOIN token_masks USING (example_id, branch, position) WHERE policy = 'default' AND NOT keep LIMIT 1"
+    ((example_id, position, token, _),) = valued_once.sql(query)
+    ((scoring_digest, sha),) = valued_once.sql("SELECT settings ->> '$.scoring.digest', git_sha FROM scorings JOIN runs USING (run_id)")
+    status, out, err = call("explain", example_id, "--warehouse", valued_once.warehouse)
+    assert (status, err.startswith("release")) == (0, True)
+    assert all(word in out for word in (example_id, scoring_digest, str(sha or "unknown"), "default (sft)", "random (sft)"))
+    monkeypatch.chdir(valued_once.folder)
+    status, out, _ = call("explain", example_id[:20], position)
+    assert status == 0
+    assert "masked; mask" in out
+    assert token in out
+    status, out, err = call("explain", example_id[:20] + "zz")
+    assert (status, out) == (1, "")
+    assert f"nearest is {example_id}, with the same 20 first characters" in err
+    status, _, err = call("explain", example_id, 0)
+    assert (status, "is no response token with values; they are" in err) == (1, True)
 
 
 def test_files_are_reached_only_with_allow_files(valued_once, call):

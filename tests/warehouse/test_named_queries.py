@@ -6,46 +6,15 @@ from pathlib import Path
 import pytest
 
 import warehouse as package
+from tests.warehouse import written
 from warehouse import named_queries
-from warehouse.connect import Warehouse
-from warehouse.release import write_release
 
 ROOT = Path(__file__).parents[2]
-WHEN = "TIMESTAMP '2026-01-01'"
-VOCABULARY = ["<s>", " cat", " 12", ".", "\n", "</s>", "it's", "a1", "<0xE2>", "<|im_end|>"]
-INSERTS = [
-    "runs VALUES ('run1', 'value_tokens', 'completed', TIMESTAMP '2026-01-01 00:00:00', TIMESTAMP '2026-01-01 00:00:40', '{}', '{}', NULL, 0, '{}', "
-    """ '{"tokenize": {"num_tokenized": 3}, "directions": {"num_made": 4}, "score": {"num_sequences": 3, "num_tokens": 14, "seconds": 10.0}}', NULL)""",
-    "runs VALUES ('run2', 'mask', 'running', TIMESTAMP '2026-01-02', NULL, '{}', '{}', NULL, 0, '{}', NULL, NULL)",
-    "examples VALUES ('e1', 'one'), ('e2', 'two'), ('e3', 'three')",
-    "snapshot_examples VALUES ('snap', 'e1', 3, 'a', NULL, 'f', 1), ('snap', 'e2', 1, NULL, NULL, 'f', 2), ('snap', 'e3', 1, 'a', NULL, 'f', 3)",
-    f"tokenizations VALUES ('tok', 'v', '{{}}', 'run1', {WHEN})",
-    "example_sequences SELECT 'tok', 'e' || n, 'sft', 's' || n, 0, 0, NULL, NULL FROM range(1, 4) AS numbers(n)",
-    "sequences VALUES ('s1', [0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [5]), ('s2', [0, 1, 6, 7, 9], [1, 2, 3, 4], [4]), ('s3', [0, 1, 2], [1, 2], [])",
-    "direction_values VALUES ('A', 's1', [1, -1, NULL, 2], [0, 1, 0.5, 0], 0), ('A', 's2', [-2, -2, 3, 4], [1, -1, 0, 0], 0), ('A', 's3', [1, 3], [2, 0], 0)",
-    "direction_values VALUES ('A0', 's1', [2, -1, NULL, 1], [0, -1, 0.5, 0], 0)",
-    "direction_values VALUES ('S', 's1', [1, 1, 1, 1], [0, 0, 0, 0], 0), ('S', 's2', [-1, -1, 1, 0], [0, 0, 0, 0], 0), ('S', 's3', [-1, 1], [0, 0], 0)",
-    "signal_values VALUES ('G', 's1', [1, 2, 3, 0], [0.5, 0.5, 0.5, 0.5]), ('G', 's2', [1, 1, 1, 1], [0.5, 0.5, 0.5, 0.5]), ('G', 's3', [2, 2], [0.5, 0.5])",
-    "signal_values VALUES ('R', 's1', [2, 3, 4, 1], NULL), ('R', 's2', [2, 2, 2, 2], NULL), ('R', 's3', [3, 3], NULL)",
-    f"scorings VALUES ('old', 'tok', 'A0', 'S', 'G', 'R', '{{}}', 'run1', {WHEN}), ('new', 'tok', 'A', 'S', 'G', 'R', '{{}}', 'run1', {WHEN} + INTERVAL 1 DAY)",
-    f"masks VALUES ('m1', 'default', '{{}}', 'new', 'snap', 10, 5, 'run1', {WHEN}), ('m2', 'random', '{{}}', 'new', 'snap', 10, 4, 'run1', {WHEN})",
-    f"masks VALUES ('m0', 'outdated', '{{}}', 'old', 'snap', 10, 10, 'run1', {WHEN})",
-    "mask_values VALUES ('m1', 's1', [true, false, false, true]), ('m1', 's2', [false, false, false, true]), ('m1', 's3', [true, true])",
-    "mask_values VALUES ('m2', 's1', [false, true, false, true]), ('m2', 's2', [true, false, false, true]), ('m2', 's3', [false, false])",
-    "pointers VALUES ('snapshot', 'snap'), ('tokenization', 'tok'), ('scoring', 'new'), ('mask:default', 'm1'), ('mask:random', 'm2'), ('mask:outdated', 'm0')",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("named") / "wh"
-    with Warehouse(folder) as warehouse, warehouse.transaction():
-        for insert in INSERTS:
-            warehouse.con.execute(f"INSERT INTO record.{insert}").fetchall()
-        for number, token in enumerate(VOCABULARY):
-            warehouse.con.execute("INSERT INTO record.vocabulary VALUES ('v', ?, ?)", [number, token]).fetchall()
-    write_release(folder, 2)
-    return folder
+    return written.make(tmp_path_factory.mktemp("named") / "wh")
 
 
 @pytest.fixture
@@ -133,7 +102,7 @@ EXPECTED = {
             ],
         ),
     ],
-    "duplicates": [({}, [("e1", "a", 3, 3 / 5, "f", 1, "one")]), ({"min_multiplicity": 4}, [])],
+    "duplicates": [({}, [("e1", "a", 3, 3 / 6, "f", 1, '{"prompt": "one"}')]), ({"min_multiplicity": 4}, [])],
 }  # fmt: skip
 """Query to (parameters, rows) each."""
 
@@ -153,7 +122,8 @@ def test_run_costs_tell_rates_and_leave_out_what_a_run_did_not_do(reader):
     assert reader.named("run_costs", limit=1)["run_id"].to_list() == ["run2"]
 
 
-OTHERWISE_TESTED = {"run_costs"}
+OTHERWISE_TESTED = {"run_costs", "lineage"}
+"""The latter in test_explain.py."""
 
 
 def test_every_query_has_expected_rows_and_a_whole_header():
@@ -182,6 +152,7 @@ def test_queries_read_only_what_is_current_or_asked_for(reader):
 @pytest.mark.parametrize(
     ("name", "given", "says"),
     [
+        ("lineage", {}, r"'lineage' needs example_id; it takes: example_id \(the example, whole\)"),
         ("tops", {}, "there is no query 'tops'; there are: bottom_tokens, "),
         ("../views/masks", {}, "there is no query"),
         ("kept_by_source", {"polcy": "x"}, r"'kept_by_source' does not know polcy; it takes: policy \(whose mask\)"),
