@@ -23,8 +23,8 @@ INSERTS = [
     "direction_values VALUES ('A', 's1', [1, -1, NULL, 2], [0, 1, 0.5, 0], 0), ('A', 's2', [-2, -2, 3, 4], [1, -1, 0, 0], 0), ('A', 's3', [1, 3], [2, 0], 0)",
     "direction_values VALUES ('A0', 's1', [2, -1, NULL, 1], [0, -1, 0.5, 0], 0)",
     "direction_values VALUES ('S', 's1', [1, 1, 1, 1], [0, 0, 0, 0], 0), ('S', 's2', [-1, -1, 1, 0], [0, 0, 0, 0], 0), ('S', 's3', [-1, 1], [0, 0], 0)",
-    "signal_values VALUES ('G', 's1', [1, 2, 3, 0], [0.5, 0.5, 0.5, 0.5]), ('G', 's2', [1, 1, 1, 1], [0.5, 0.5, 0.5, 0.5]), ('G', 's3', [2, 2], [0.5, 0.5])",
-    "signal_values VALUES ('R', 's1', [2, 3, 4, 1], NULL), ('R', 's2', [2, 2, 2, 2], NULL), ('R', 's3', [3, 3], NULL)",
+    "signal_values (signals_id, sequence_id, loss, entropy) VALUES ('G', 's1', [1, 2, 3, 0], [0.5, 0.5, 0.5, 0.5]), ('G', 's2', [1, 1, 1, 1], [0.5, 0.5, 0.5, 0.5]), ('G', 's3', [2, 2], [0.5, 0.5])",
+    "signal_values (signals_id, sequence_id, loss, entropy) VALUES ('R', 's1', [2, 3, 4, 1], NULL), ('R', 's2', [2, 2, 2, 2], NULL), ('R', 's3', [3, 3], NULL)",
     f"scorings VALUES ('old', 'tok', 'A0', 'S', 'G', 'R', '{{}}', 'run1', {WHEN})",
     f"scorings VALUES ('new', 'tok', 'A', 'S', 'G', 'R', '{json.dumps(SETTINGS)}', 'run1', {WHEN} + INTERVAL 1 DAY)",
     f"snapshots VALUES ('before', 'train', 2, 4, 0, 'run1', {WHEN} - INTERVAL 1 DAY), ('snap', 'train', 3, 5, 0, 'run1', {WHEN})",
@@ -35,8 +35,8 @@ INSERTS = [
     "example_sequences VALUES ('tok', 'e4', 'sft', NULL, 0, 0, 'empty_response', 'nothing to learn')",
     f"masks VALUES ('m1', 'default', '{{}}', 'new', 'snap', 10, 5, 'run1', {WHEN}), ('m2', 'random', '{{}}', 'new', 'snap', 10, 4, 'run1', {WHEN})",
     f"masks VALUES ('m0', 'outdated', '{{}}', 'old', 'snap', 10, 10, 'run1', {WHEN})",
-    "mask_values VALUES ('m1', 's1', [true, false, false, true]), ('m1', 's2', [false, false, false, true]), ('m1', 's3', [true, true])",
-    "mask_values VALUES ('m2', 's1', [false, true, false, true]), ('m2', 's2', [true, false, false, true]), ('m2', 's3', [false, false])",
+    "mask_values (mask_id, sequence_id, keep) VALUES ('m1', 's1', [true, false, false, true]), ('m1', 's2', [false, false, false, true]), ('m1', 's3', [true, true])",
+    "mask_values (mask_id, sequence_id, keep) VALUES ('m2', 's1', [false, true, false, true]), ('m2', 's2', [true, false, false, true]), ('m2', 's3', [false, false])",
     "pointers VALUES ('snapshot', 'snap'), ('tokenization', 'tok'), ('scoring', 'new'), ('mask:default', 'm1'), ('mask:random', 'm2'), ('mask:outdated', 'm0')",
 ]  # fmt: skip
 

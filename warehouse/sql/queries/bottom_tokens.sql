@@ -1,6 +1,6 @@
 -- The words of the vocabulary with the lowest mean value, with the spread of the value over their occurrences.
 -- Grain: one row per token of the vocabulary, lowest mean first; tokens without a value are left out.
--- $column = adapt_direct: one of the seven columns of values
+-- $column = adapt_direct: one of the columns of values, those of the signals included
 -- $min_count = 5: how often a token must occur with a value
 -- $limit = 20: number of rows
 WITH long AS (
@@ -10,6 +10,7 @@ WITH long AS (
             WHEN 'adapt_direct' THEN adapt_direct WHEN 'adapt_causal' THEN adapt_causal
             WHEN 'stab_direct' THEN stab_direct WHEN 'stab_causal' THEN stab_causal
             WHEN 'loss' THEN loss WHEN 'ref_loss' THEN ref_loss WHEN 'entropy' THEN entropy
+            WHEN 'margin' THEN margin WHEN 'el2n' THEN el2n WHEN 'grad_norm' THEN grad_norm
             ELSE error('there is no column of values ' || $column::VARCHAR || '; see token_values')
         END) AS value
     FROM record.value_lists

@@ -7,14 +7,14 @@ WITH pairs AS (
     SELECT DISTINCT ON (before.sequence_id) before.*, latter.* RENAME (
         sequence_id AS after_sequence_id, adapt_direct AS after_adapt_direct, adapt_causal AS after_adapt_causal,
         stab_direct AS after_stab_direct, stab_causal AS after_stab_causal, loss AS after_loss, ref_loss AS after_ref_loss,
-        entropy AS after_entropy
+        entropy AS after_entropy, margin AS after_margin, el2n AS after_el2n, grad_norm AS after_grad_norm
     )
     FROM (
-        SELECT sequence_id, adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy
+        SELECT sequence_id, adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy, margin, el2n, grad_norm
         FROM record.value_lists_all WHERE scoring_id = $scoring_before
     ) AS before
     JOIN (
-        SELECT sequence_id, adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy
+        SELECT sequence_id, adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy, margin, el2n, grad_norm
         FROM record.value_lists_all WHERE scoring_id = $scoring_after
     ) AS latter ON latter.sequence_id = before.sequence_id
 ),
@@ -26,6 +26,9 @@ long AS (
     UNION ALL SELECT 'loss', unnest(loss), unnest(after_loss) FROM pairs
     UNION ALL SELECT 'ref_loss', unnest(ref_loss), unnest(after_ref_loss) FROM pairs
     UNION ALL SELECT 'entropy', unnest(entropy), unnest(after_entropy) FROM pairs
+    UNION ALL SELECT 'margin', unnest(margin), unnest(after_margin) FROM pairs
+    UNION ALL SELECT 'el2n', unnest(el2n), unnest(after_el2n) FROM pairs
+    UNION ALL SELECT 'grad_norm', unnest(grad_norm), unnest(after_grad_norm) FROM pairs
 ),
 ranked AS ( -- among equals, the first has rank() and the last the running count: their sum is twice the average rank
     SELECT
@@ -42,4 +45,6 @@ SELECT
     avg(abs(new - old)) AS mean_change, avg(abs(old)) AS mean_size, avg((sign(old) <> sign(new))::INTEGER) AS changed_sign_share
 FROM ranked
 GROUP BY name
-ORDER BY list_position(['adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal', 'loss', 'ref_loss', 'entropy'], name)
+ORDER BY list_position(
+    ['adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal', 'loss', 'ref_loss', 'entropy', 'margin', 'el2n', 'grad_norm'], name
+)
