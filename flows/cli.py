@@ -159,21 +159,40 @@ def _train(config: Path, overrides: list[str], policy: str | None) -> None:
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="One SQL query; the views are listed in the README.")],
+    query: Annotated[str | None, typer.Argument(help="One SQL query; the views are listed in the README.")] = None,
+    named: Annotated[str | None, typer.Option(help="A query of the directory instead of one of yours.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Value of $KEY in the query; may be given several times.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Tell the named queries and what they take.")] = False,
     format_: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Form of the answer.")] = "table",
     out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
     warehouse: Annotated[Path | None, typer.Option(help="The warehouse's folder; that of alphatoken.yaml when absent.")] = None,
+    allow_files: Annotated[bool, typer.Option("--allow-files", help="Let the query read and write other files.")] = False,
 ) -> None:
     """Ask the current release; read-only, also while a run is writing."""
-    from reports.terminal import print_answer
-    from warehouse.read import read
+    if (query is not None) + (named is not None) + list_ != 1:
+        raise ValueError("give one of: a query, --named NAME, --list")
+    if list_:
+        from reports.terminal import print_queries
 
-    with read(warehouse or _warehouse_here()) as reader:
-        frame = reader.sql(query)
-        typer.echo(
-            f"release {reader.release.release_id}, {_age(reader.release.age_s())} old{_busy(reader.release.folder.parent.parent)}", err=True
-        )
-        print_answer(frame, format_, out)
+        print_queries()
+        return
+    from flows.ask import answer
+
+    answer(query, named, param or [], format_, out, warehouse, allow_files=allow_files)
+
+
+@app.command()
+def explain(
+    example_id: Annotated[str, typer.Argument(help="The example: its id, or the beginning of it.")],
+    position: Annotated[int | None, typer.Argument(help="Position of one response token.", min=0)] = None,
+    warehouse: Annotated[Path | None, typer.Option(help="The warehouse's folder; that of alphatoken.yaml when absent.")] = None,
+) -> None:
+    """Tell the story of an example or token: where from, worth what by which scoring, kept by which policy."""
+    from flows.ask import tell_story
+
+    tell_story(example_id, position, warehouse)
 
 
 @app.command()
@@ -218,6 +237,7 @@ def export(
 @app.command()
 def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
     """Show snapshots, scorings, masks, runs and bad rows, and what the next run would do and cost."""
+    from flows.ask import age, busy
     from reports.terminal import print_status
     from tasks import status as plans
     from tasks.settings import load
@@ -227,7 +247,7 @@ def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
     loaded = load(config, set_ or [])
     try:
         with read(loaded.warehouse_folder) as reader:
-            head = f"release {reader.release.release_id}, {_age(reader.release.age_s())} old{_busy(loaded.warehouse_folder)}, in {loaded.warehouse_folder}"
+            head = f"release {reader.release.release_id}, {age(reader.release.age_s())} old{busy(loaded.warehouse_folder)}, in {loaded.warehouse_folder}"
             warning = plans.STABILITY_HINT if plans.stability_is_zero(reader) else None
             print_status(reader, head, warning, plans.pinned(reader), plans.plan(loaded, reader))
     except NoReleaseError:
@@ -251,27 +271,3 @@ def _tokenizer(queries: Any, config: Any) -> Any:
 
     folder = identities.reference_folder(config, download=False)
     return Tokenizer(folder / "tokenizer.json", identities.tokenization(queries, config).tokenizer_digest)
-
-
-def _warehouse_here() -> Path:
-    """Find the warehouse of the configuration in this folder."""
-    from tasks.settings import load
-
-    if not _DEFAULT_CONFIG.is_file():
-        raise FileNotFoundError("there is no alphatoken.yaml in this folder; name the warehouse with --warehouse FOLDER")
-    return load(_DEFAULT_CONFIG).warehouse_folder
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def _busy(folder: Path) -> str:
-    """Say when a run is writing a newer state at this moment."""
-    from warehouse.connect import current_writer
-
-    holder = current_writer(folder)
-    return f"; {holder} is writing a newer one" if holder else ""

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.summary import rows, training_rows
+from warehouse import named_queries
 from warehouse.read import Reader
 
-__all__ = ["print_answer", "print_response", "print_rows", "print_status", "rows", "training_rows"]
+__all__ = ["print_answer", "print_queries", "print_response", "print_rows", "print_status", "rows", "training_rows"]
 
 _MAX_ROWS = 40
 
@@ -54,6 +55,18 @@ def print_answer(frame: pl.DataFrame, form: str, out: Path | None) -> None:
         raise ValueError("a table is for the terminal; choose --format csv, json or parquet for a file")
     else:
         _print_frame(frame)
+
+
+def print_queries() -> None:
+    """Print the directory of named queries: what each answers, and its parameters with their defaults."""
+    lines = []
+    for query in map(named_queries.load, named_queries.names()):
+        lines.append((query.name, query.purpose))
+        lines.extend(
+            (f"  {key}", parameter.meaning + ("" if parameter.default is None else f" [{parameter.default}]"))
+            for key, parameter in query.parameters.items()
+        )
+    print_rows(lines)
 
 
 def _without_nesting(frame: pl.DataFrame) -> pl.DataFrame:

@@ -47,3 +47,14 @@ def test_the_example_of_scoring_a_batch_runs_as_it_is_printed(capsys):
     model = make("llama")
     exec(example, {"model": model, "direction": random_direction(model)})
     assert capsys.readouterr().out.count("tensor") == 4
+
+
+def test_the_readmes_example_of_sql_from_python_runs(valued_once, tmp_path, monkeypatch):
+    example = re.search(r"### From Python\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "alphatoken-warehouse").symlink_to(valued_once.warehouse)
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    exec(example[1], told)
+    assert told["losses"].columns == ["token", "loss"]
+    assert len(told["losses"]) > 0
+    assert told["kept"]["source"].to_list() == [row[0] for row in valued_once.sql("SELECT DISTINCT source FROM examples ORDER BY source")]

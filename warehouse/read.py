@@ -3,39 +3,43 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import duckdb
 import polars as pl
 
-from warehouse import sql
+from warehouse import named_queries, sql
 from warehouse.migrate import check_version
 from warehouse.queries import Queries
 from warehouse.release import LOCKED_DOWN, Release, current_release
 
 
 class Reader(Queries):
-    """A release opened for SQL.
+    """A release opened for SQL; it stays the same release until it is closed. May be used as a context manager.
 
     Attributes:
         release: the release.
         con: a read-only DuckDB connection; no other file can be read through it, no extension loaded.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, allow_files: bool = False) -> None:
         """Open the current release of a warehouse.
 
         Args:
             folder: the warehouse's folder.
+            allow_files: whether queries may read and write other files. The release stays read-only. All readers that a process has
+                open at one time must have the same.
 
         Raises:
             NoReleaseError: there is none.
             SchemaVersionError: another version of AlphaToken wrote it.
             IOException: the file cannot be read.
         """
+        options = LOCKED_DOWN | {"enable_external_access": allow_files}
         for last in (False, False, True):
             self.release: Release = current_release(folder)
             try:
-                super().__init__(duckdb.connect(str(self.release.database), read_only=True, config=dict(LOCKED_DOWN)))
+                super().__init__(duckdb.connect(str(self.release.database), read_only=True, config=options))
                 break
             except duckdb.IOException:
                 if last or self.release.database.is_file():  # not pruned between the look at CURRENT and the opening: a real fault
@@ -46,23 +50,55 @@ class Reader(Queries):
             self.con.close()
             raise
 
-    def sql(self, query: str) -> pl.DataFrame:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.con.close()
+
+    def sql(self, query: str, /, **parameters: Any) -> pl.DataFrame:
         """Run one SQL query.
+
+        Args:
+            query: the query; `$name` stands for a parameter.
+            parameters: their values.
+
+        Returns:
+            its rows. `.to_arrow()` and `.to_pandas()` of the frame give the other forms.
+
+        Raises:
+            duckdb.Error: the query is wrong, or wants to write or to read files; or parameters are missing or too many.
+        """
+        return sql.frame(self.con, query, parameters)
+
+    def named(self, name: str, /, **parameters: Any) -> pl.DataFrame:
+        """Run one of the queries in `warehouse/sql/queries`.
+
+        Args:
+            name: its name, as `named_queries.names()` has it.
+            parameters: values that replace the query's defaults.
 
         Returns:
             its rows.
 
         Raises:
-            duckdb.Error: the query is wrong, or wants to write or to read files.
+            ValueError: there is no such query, policy or scoring; or parameters are missing, unknown or of the wrong type.
         """
-        return sql.frame(self.con, query)
+        query = named_queries.load(name)
+        values = named_queries.bind(self, query, parameters)
+        try:
+            return sql.frame(self.con, query.sql, values)
+        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
+            given = ", ".join(f"{key}={value}" for key, value in values.items())
+            raise ValueError(f"the query {name!r} cannot be answered with {given}: {error}") from error
 
 
 @contextmanager
 def read(folder: Path) -> Generator[Reader]:
     """Open the current release for the time of the block."""
-    reader = Reader(folder)
-    try:
+    with Reader(folder) as reader:
         yield reader
-    finally:
-        reader.con.close()

@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 import typer
 
+import warehouse as package
 from flows import cli
 from tests.flows.driver import ROOT
+from warehouse import named_queries
 from warehouse.connect import Warehouse, writer_lock
 
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -62,7 +64,10 @@ for line in sys.argv[1:]:
 
 
 def test_reading_commands_load_neither_torch_nor_prefect(valued_once, tmp_path):
-    lines = ["--help", "value|--help", f"sql|SELECT 1|--warehouse|{valued_once.warehouse}", f"status|{valued_once.config}"]
+    lines = ["--help", "value|--help", f"sql|SELECT 1|--warehouse|{valued_once.warehouse}", f"status|{valued_once.config}", "sql|--list"]
+    example_id = valued_once.sql("SELECT example_id FROM examples LIMIT 1")[0][0]
+    lines += [f"explain|{example_id}|--warehouse|{valued_once.warehouse}"]
+    lines += [f"sql|--named|{name}|--warehouse|{valued_once.warehouse}" for name in ("kept_by_source", "corrupted_spans")]
     lines += [f"export|{valued_once.config}|--format|{form}|--out|{tmp_path / form}" for form in ("jsonl", "parquet", "trl-sft")]
     subprocess.run([sys.executable, "-c", _SCRIPT, *lines], cwd=ROOT, check=True, capture_output=True)
 
@@ -95,6 +100,75 @@ def test_sql_answers_in_every_form(valued_once, call, tmp_path):
         frame = {"csv": pl.read_csv, "json": pl.read_json, "parquet": pl.read_parquet}[form](file)
         assert frame["policy"].to_list() == policies
         assert frame["n"].to_list() == [row[1] for row in expected]
+
+
+def test_named_queries_are_listed_and_answered_with_parameters(valued_once, call):
+    where = ["--warehouse", valued_once.warehouse, "--format", "csv"]
+    status, out, _ = call("sql", "--list")
+    assert status == 0
+    assert all(name in out for name in named_queries.names())
+    assert "shortest span [3]" in out
+    status, out, err = call("sql", "--named", "kept_by_source", "--param", "policy=full", *where)
+    assert (status, err.startswith("release")) == (0, True)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["kept_share"] for row in rows} == {"1.0"}
+    assert sum(int(row["num_kept"]) for row in rows) == valued_once.sql("SELECT count(*) FROM token_values")[0][0]
+    assert call("sql", "SELECT $a::INT + $b::INT AS n", "--param", "a=3", "--param", "b=4", *where)[:2] == (0, "n\n7\n")
+    assert call("sql", "SELECT $a AS s", "--param", "a=b=c", *where)[:2] == (0, "s\nb=c\n")
+
+
+def test_every_named_query_runs_on_a_real_warehouse(valued_once):
+    with package.open(valued_once.warehouse) as reader:
+        for name in named_queries.names():
+            query = named_queries.load(name)
+            if name != "scoring_drift" and all(parameter.default is not None for parameter in query.parameters.values()):
+                assert reader.named(name).columns, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give one of: a query, --named NAME, --list"),
+        (["SELECT 1", "--list"], "give one of"),
+        (["SELECT 1", "--named", "duplicates"], "give one of"),
+        (["--named", "duplicate"], "there is no query 'duplicate'; there are: "),
+        (["--named", "duplicates", "--param", "limit"], "--param takes KEY=VALUE, each key once; got: limit"),
+        (["--named", "duplicates", "--param", "limit=1", "--param", "limit=2"], "each key once"),
+        (["--named", "duplicates", "--param", "min=1"], "does not know min"),
+        (["--named", "scoring_drift"], "no scorings fit 'previous'"),
+        (["SELECT $a", "--param", "b=1"], "not provided for the following parameters: a"),
+    ],
+)
+def test_bad_named_queries_and_parameters_end_with_a_clear_message(valued_once, call, arguments, says):
+    status, out, err = call("sql", *arguments, "--warehouse", valued_once.warehouse)
+    assert (status, out) == (1, "")
+    assert says in err.splitlines()[0]
+
+
+def test_explain_tells_the_story_of_an_example_and_of_a_token(valued_once, call, monkeypatch):
+    query = "SELECT example_id, position, token, keep FROM token_values JOIN token_masks USING (example_id, branch, position) WHERE policy = 'default' AND NOT keep LIMIT 1"
+    ((example_id, position, token, _),) = valued_once.sql(query)
+    ((scoring_digest, sha),) = valued_once.sql("SELECT settings ->> '$.scoring.digest', git_sha FROM scorings JOIN runs USING (run_id)")
+    status, out, err = call("explain", example_id, "--warehouse", valued_once.warehouse)
+    assert (status, err.startswith("release")) == (0, True)
+    assert all(word in out for word in (example_id, scoring_digest, str(sha or "unknown"), "default (sft)", "random (sft)"))
+    monkeypatch.chdir(valued_once.folder)
+    status, out, _ = call("explain", example_id[:20], position)
+    assert status == 0
+    assert "masked; mask" in out
+    assert token in out
+    status, out, err = call("explain", example_id[:20] + "zz")
+    assert (status, out) == (1, "")
+    assert f"nearest is {example_id}, with the same 20 first characters" in err
+    status, _, err = call("explain", example_id, 0)
+    assert (status, "is no response token with values; they are" in err) == (1, True)
+
+
+def test_files_are_reached_only_with_allow_files(valued_once, call):
+    query = [f"SELECT count(*) > 0 AS there FROM read_json('{valued_once.folder}/evaluation.jsonl')", "--format", "csv"]
+    where = ["--warehouse", valued_once.warehouse]
+    assert call("sql", *query, *where)[0] == 1
+    assert call("sql", *query, *where, "--allow-files")[:2] == (0, "there\ntrue\n")
 
 
 def test_forms_that_do_not_go_where_they_are_asked_to_say_so(valued_once, call, tmp_path):

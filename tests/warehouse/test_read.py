@@ -1,9 +1,13 @@
 """Laws of warehouse/read.py: SQL of users reads the current release and nothing else, and changes nothing."""
 
+import subprocess
+import sys
+
 import duckdb
 import polars as pl
 import pytest
 
+import warehouse as package
 from warehouse.connect import Warehouse
 from warehouse.migrate import SchemaVersionError
 from warehouse.read import Reader, read
@@ -172,3 +176,52 @@ def test_a_damaged_release_is_an_error_not_an_endless_search(tmp_path):
     made.database.unlink()
     with pytest.raises(duckdb.IOException, match=made.database.name):
         Reader(tmp_path)
+
+
+def test_a_warehouse_is_opened_by_the_packages_own_function(folder):
+    with package.open(str(folder)) as opened:
+        assert isinstance(opened, Reader)
+        assert opened.sql("SELECT multiplicity FROM examples").rows() == [(3,)]
+    with pytest.raises(duckdb.ConnectionException):
+        opened.sql("SELECT 1")
+    kept = package.open(folder)
+    assert kept.sql("SELECT 1 AS a").rows() == [(1,)]
+    kept.close()
+
+
+def test_importing_the_package_loads_neither_duckdb_nor_polars():
+    script = "import sys, warehouse; sys.exit(bool({'duckdb', 'polars'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_parameters_are_values_and_never_part_of_the_query(reader):
+    nasty = "x'; DROP VIEW examples; --"
+    assert reader.sql("SELECT $a AS a, $n::INTEGER + 1 AS n, len($l::INTEGER[]) AS l", a=nasty, n="2", l=[1, 2]).rows() == [(nasty, 3, 2)]
+    assert reader.sql("SELECT $query AS q", query="taken").rows() == [("taken",)]
+    for given in ({}, {"a": 1, "b": 2}):
+        with pytest.raises(duckdb.Error):
+            reader.sql("SELECT $a AS a", **given)
+
+
+def test_arrow_and_pandas_have_the_rows_of_the_frame(reader):
+    frame = reader.sql("SELECT example_id, multiplicity, source, [1.5::FLOAT, NULL] AS l FROM examples")
+    assert frame.to_arrow().to_pylist() == [{"example_id": "e1", "multiplicity": 3, "source": None, "l": [1.5, None]}]
+    assert frame.select("example_id", "multiplicity").to_pandas().to_dict("records") == [{"example_id": "e1", "multiplicity": 3}]
+
+
+def test_files_are_open_to_those_who_ask_and_the_release_stays_closed(folder):
+    out = folder.parent / "allowed.parquet"
+    before = {path: data for path, data in below(folder).items() if "releases" in str(path)}
+    with package.open(folder, allow_files=True) as opened:
+        assert opened.sql(f"SELECT word, multiplicity FROM '{folder.parent}/secret.csv', examples").rows() == [("hush", 3)]
+        opened.sql(f"COPY examples TO '{out}'")
+        for query in ("DELETE FROM record.examples", "DROP VIEW examples"):
+            with pytest.raises(duckdb.Error, match="read-only"):
+                opened.sql(query)
+        for query in ("SET autoload_known_extensions = true", "SET allow_community_extensions = true"):
+            with pytest.raises(duckdb.Error, match="locked"):
+                opened.sql(query)
+    assert pl.read_parquet(out)["example_id"].to_list() == ["e1"]
+    assert {path: data for path, data in below(folder).items() if "releases" in str(path)} == before
+    with read(folder) as closed, pytest.raises(duckdb.Error, match="disabled"):
+        closed.sql(f"SELECT * FROM '{out}'")

@@ -1,0 +1,17 @@
+-- Share of response tokens that a policy keeps, by source, with the part of all kept tokens that a source has.
+-- Grain: one row per source; NULL is the source of examples that name none.
+-- $policy = default: whose mask
+WITH per_sequence AS (
+    SELECT current.source, len(kept.keep) AS num_tokens, len(list_filter(kept.keep, lambda k: k)) AS num_kept
+    FROM masks
+    JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+    JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
+    WHERE masks.is_current AND masks.policy = $policy
+)
+SELECT
+    source, count(*) AS num_sequences, sum(num_tokens)::BIGINT AS num_tokens, sum(num_kept)::BIGINT AS num_kept,
+    sum(num_kept) / nullif(sum(num_tokens), 0) AS kept_share,
+    sum(num_kept) / nullif(sum(sum(num_kept)) OVER (), 0) AS share_of_kept
+FROM per_sequence
+GROUP BY source
+ORDER BY kept_share DESC, source
