@@ -141,7 +141,7 @@ def _query(con: duckdb.DuckDBPyConnection, name: str, mask_id: str) -> Any:
 
 
 def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
-    """Refuse a mask that is unknown, or that leaves a sequence of its snapshot undecided.
+    """Refuse a mask that is unknown, that has soft weights, or that leaves a sequence of its snapshot undecided.
 
     Raises:
         ValueError: so it is; names the known masks, or the first sequence.
@@ -150,6 +150,11 @@ def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
     if mask_id not in {row[0] for row in known}:
         names = ", ".join(f"{identity} ({policy})" for identity, policy in known) or "none; make one first"
         raise ValueError(f"there is no mask {mask_id} in this warehouse; it has: {names}")
+    if num_weighted := _query(con, "stream/count_weighted", mask_id).fetchall()[0][0]:
+        raise ValueError(
+            f"mask {mask_id} has soft weights ({num_weighted} sequences), which batches, trainings and exports do not carry and would lose "
+            "without a word; take them by SQL from token_masks.weight, or use a policy without `soft`"
+        )
     if offending := _query(con, "stream/check_mask", mask_id).fetchall():
         example_id, branch, sequence_id, num_tokens, num_flags = offending[0]
         raise ValueError(

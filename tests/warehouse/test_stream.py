@@ -249,6 +249,15 @@ def test_a_mask_without_sequences_is_refused(con):
         make(con, "none")
 
 
+def test_a_mask_with_soft_weights_is_refused_not_streamed_without_them(tmp_path):
+    with write(tmp_path, ROWS) as connection:
+        path = connection.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchone()[0]
+    with duckdb.connect(path) as writer:
+        writer.execute("UPDATE record.mask_values SET weight = list_transform(keep, lambda kept: 0.5) WHERE mask_id = 'mask'")
+    with duckdb.connect(path, read_only=True) as connection, pytest.raises(ValueError, match=r"soft weights .*token_masks\.weight"):
+        make(connection)
+
+
 def test_a_mask_that_leaves_a_sequence_undecided_is_refused(tmp_path):
     with write(tmp_path, ROWS, drop_flags_of="s7-sft") as connection:
         with pytest.raises(ValueError, match=r"mask mask does not decide on 1 sequences.*s7-sft \(example e07, sft\)"):
