@@ -189,18 +189,19 @@ def covered(model: "nn.Module", scoring: Path, names: Sequence[str], *, at_refer
     return {**coverage(model, names), **({"why": STABILITY_COVERS_B} if at_reference else {})}
 
 
-def coverage_text(described: Mapping[str, Any]) -> str | None:
-    """Say in a sentence what a scoring over adapters covers.
+def coverage_text(described: Mapping[str, Any]) -> str:
+    """Say in a sentence which share of the parameters a scoring covers, and of adapters what else there is to know.
 
     Args:
         described: what the `scorings` table keeps of the scoring.
 
     Returns:
-        the sentence; None where whole models were scored.
+        the sentence.
     """
     adapt, stab = described["adapt"], described["stab"]
     if adapt.get("scope") != "adapter weights":
-        return None
+        share = adapt["covered_parameters"]
+        return f"{share:.1%} of the parameters covered by adaptation, {stab.get('covered_parameters', share):.1%} by stability"
     why = f": {stab['why']}" if "why" in stab else ""
     return (
         f"adapter weights only: {adapt['num_covered']:,} of them in scope ({adapt['covered_adapter_weights']:.1%}), "

@@ -65,8 +65,8 @@ class ScoringSetup:
     num_made: int
 
     @property
-    def coverage(self) -> str | None:
-        """What directions over adapters cover, in a sentence; None where whole models are scored."""
+    def coverage(self) -> str:
+        """What the directions cover, in a sentence."""
         return adapters.coverage_text(self.described)
 
 

@@ -167,10 +167,9 @@ def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: 
 
 
 def pinned(reader: Reader) -> list[Line]:
-    """Describe the pinned artefacts: on which snapshot each was made and how far the data have moved since, and what adapters cover."""
+    """Describe the pinned artefacts: what directions cover, on which snapshot each was made and how far the data have moved since."""
     row = reader.one("status/scoring_settings")
-    coverage = None if row is None else coverage_text(json.loads(row[0]))
-    scope = [] if coverage is None else [("scope", coverage)]
+    scope = [] if row is None else [("scope", coverage_text(json.loads(row[0])))]
     return scope + [
         (str(kind), f"made {made:%Y-%m-%d %H:%M} UTC on snapshot {snapshot[:8]}; since then {added:,} examples added, {removed:,} removed")
         for kind, made, snapshot, added, removed in reader.run("status/pinned").fetchall()

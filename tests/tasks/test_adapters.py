@@ -59,4 +59,6 @@ def test_coverage_says_what_is_covered_and_why_stability_covers_less():
     assert coverage_text(described) == (
         "adapter weights only: 3,000 of them in scope (100.0%), 1.25% of all parameters; stability over 1,000 (33.3%): A has no gradient"
     )
-    assert coverage_text({"adapt": {"covered_parameters": 1.0}, "stab": {}}) is None
+    whole = {"adapt": {"covered_parameters": 1.0}, "stab": {"covered_parameters": 0.25}}
+    assert coverage_text(whole) == "100.0% of the parameters covered by adaptation, 25.0% by stability"
+    assert coverage_text({"adapt": {"covered_parameters": 0.5}, "stab": {}}).endswith("50.0% by stability")  # one scope for both
