@@ -130,6 +130,7 @@ def test_pinned_artefacts_tell_how_far_the_data_moved(valued):
     valued.value()
     with read(valued.warehouse) as reader:
         lines = dict(status.pinned(reader))
+    assert lines.pop("scope") == "100.0% of the parameters covered by adaptation, 100.0% by stability"
     assert set(lines) == {"warmup", "texts", "adapt", "stab", "alignment"}
     assert all(text.endswith("since then 7 examples added, 1 removed") for text in lines.values())
 
