@@ -82,6 +82,12 @@ class Warehouse(Queries):
     def __exit__(self, *_: object) -> None:
         self.con.close()
 
+    def scratch(self) -> Path:
+        """Make the folder for temporary files, which DuckDB spills to as well."""
+        path = self.folder / "temp"
+        path.mkdir(exist_ok=True)
+        return path
+
     @contextmanager
     def transaction(self) -> Generator[None]:
         """Everything in the block is committed together, or nothing is."""

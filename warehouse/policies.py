@@ -1,24 +1,25 @@
-"""Policies: how stored values become masks. The arithmetic is SQL (sql/masks); here are its steps, its identity and its one transaction."""
+"""Policies: how stored values become masks. The arithmetic is in masking.py; here are the identity of a mask and its one transaction."""
 
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
+from warehouse.masking import Mask, compute
 from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
-from warehouse.policy_settings import KNOWN
 from warehouse.policy_settings import PolicySettings as PolicySettings
+from warehouse.scores import stored_columns
 from warehouse.write import OPTIONAL_SIGNALS
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Bumped by hand when the same values and settings would give another mask."""
-
-_TEMPORARY = ("sequences", "statistics", "ranks", "scores", "counts", "weights")
-"""Temporary tables of a mask, mask_<name> each; those behind `scores` are needed up to the end."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class MaskReceipt:
 def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str) -> str:
     """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too."""
     return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
+
+
+def _rows_identity(settings: PolicySettings, scoring_id: str) -> str:
+    """Identify rows that do not depend on other sequences: masks of all snapshots share them, and a new snapshot adds those of its new ones."""
+    return digest("mask rows", CODE_VERSION, settings.decisive(), scoring_id)
 
 
 def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_id: str) -> MaskReceipt:
@@ -79,18 +85,14 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
                 warehouse.point(f"mask:{policy}", mask_id)
         num_tokens, num_kept, num_sequences = found
         return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=False)
+    rows_id = _rows_identity(settings, scoring_id) if settings.is_independent() else mask_id
     try:
-        _score(warehouse, policy, settings)
-        with warehouse.transaction():
-            num_sequences = _insert_values(warehouse, mask_id, settings)
-            warehouse.run(
-                "masks/insert_mask",
-                mask_id=mask_id, policy=policy, settings=settings.as_json(), scoring_id=scoring_id, snapshot_id=snapshot_id, run_id=run_id,
-            )  # fmt: skip
-            warehouse.run("runs/insert_receipt", stage="mask", identity=mask_id, num_rows=num_sequences, run_id=run_id)
-            warehouse.point(f"mask:{policy}", mask_id)
+        _prepare(warehouse, policy, settings, rows_id)
+        with tempfile.TemporaryDirectory(dir=warehouse.scratch(), prefix="mask-") as columns:
+            mask = _compute(warehouse, policy, settings, Path(columns))
+        _write(warehouse, policy, settings, mask, {"mask_id": mask_id, "rows_id": rows_id, "scoring_id": scoring_id, "snapshot_id": snapshot_id}, run_id)
     finally:
-        _drop(warehouse, *_TEMPORARY)
+        warehouse.run("masks/drop_sequences")
     num_tokens, num_kept, num_sequences = _one_row(warehouse, "masks/get_mask", mask_id=mask_id)
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
 
@@ -112,34 +114,47 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
         )
 
 
-def _score(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
-    """Fill the temporary tables mask_scores, mask_counts and mask_weights.
+def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, rows_id: str) -> None:
+    """Make mask_sequences, the sequences whose rows are to be computed; leftovers of a mask without receipt go first.
 
     Raises:
-        ValueError: values, or a signal, are missing; or the expression fails on some values.
+        ValueError: values, or a signal, are missing.
     """
     warehouse.run("masks/column_lists")
-    warehouse.run("masks/create_sequences", normalize_over=settings.normalize_over, scope=settings.scope)
+    warehouse.run("masks/create_sequences", known_rows_id=rows_id if settings.is_independent() else None)
     _check_complete(warehouse, policy, settings)
-    protect = settings.protect_end_of_turn
-    threshold = None if settings.threshold is None else settings.threshold / settings.scale()
-    if settings.select == "all":
-        threshold = None
-    count = {"keep": 1.0 if settings.select == "all" else float(settings.keep), "threshold": threshold}
-    if settings.reads_values:
-        _score_values(warehouse, policy, settings)
-    if settings.select == "random":
-        if threshold is not None:  # as many as by value
-            warehouse.run("masks/count_kept", **count)
-        warehouse.run("masks/score_random", seed=str(settings.seed), protect=protect)
-    elif settings.select == "all":
-        warehouse.run("masks/score_all")
-    if settings.select != "random" or threshold is None:
-        warehouse.run("masks/count_kept", **count)
-    warehouse.run("masks/create_weights")
-    if settings.soft == "rank" and settings.select != "all":
-        warehouse.run("masks/insert_weights", scope=settings.scope)
-    _drop(warehouse, "sequences")
+
+
+def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> Mask:
+    """Compute the rows.
+
+    Raises:
+        ValueError: the expression cannot be computed of some token's values.
+        OutOfRangeException: as the others (InvalidInputException, ConversionException), a fault of our own statement.
+        InvalidInputException: likewise.
+        ConversionException: likewise.
+    """
+    try:
+        return compute(warehouse, settings, folder)
+    except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        if settings.expression is None:
+            raise
+        raise ValueError(
+            f"policy {policy!r}: the expression {settings.expression!r} cannot be computed of some token's values: "
+            f"{str(error).splitlines()[0]}; guard it, as in CASE WHEN loss < 100 THEN loss::INTEGER END"
+        ) from error
+
+
+def _write(warehouse: Warehouse, policy: str, settings: PolicySettings, mask: Mask, ids: Mapping[str, str], run_id: str) -> None:
+    """Commit rows, mask, receipt and pointer together."""
+    with warehouse.transaction():
+        warehouse.run("masks/delete_mask", mask_id=ids["mask_id"])
+        warehouse.run("masks/delete_mask_values", mask_id=ids["mask_id"])
+        warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
+        warehouse.run("masks/insert_mask", policy=policy, settings=settings.as_json(), run_id=run_id, **ids)
+        num_sequences = _one_row(warehouse, "masks/count_rows", mask_id=ids["mask_id"])[0]
+        warehouse.run("runs/insert_receipt", stage="mask", identity=ids["mask_id"], num_rows=num_sequences, run_id=run_id)
+        warehouse.point(f"mask:{policy}", ids["mask_id"])
 
 
 def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
@@ -148,7 +163,7 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings)
     Raises:
         ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
     """
-    read = _stored_columns(settings)
+    read = stored_columns(settings)
     num_sequences, num_valued, *num_with_signal = _one_row(
         warehouse, "masks/count_sequences", **{signal: signal in read for signal in OPTIONAL_SIGNALS}
     )
@@ -163,73 +178,6 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings)
                 f"policy {policy!r} reads {signal}, which the current scoring does not hold; add it to scoring.signals and value the tokens "
                 "again (no value of a direction is computed anew)"
             )
-
-
-def _score_values(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
-    """Fill mask_scores with scores by value: statistics and ranks of the columns that need them, then the macro and the statement.
-
-    Raises:
-        ValueError: the expression cannot be computed of some token's values.
-        OutOfRangeException: as the others (InvalidInputException, ConversionException), a fault of our own statement.
-        InvalidInputException: likewise.
-        ConversionException: likewise.
-    """
-    expression = settings.checked_expression()
-    warehouse.run("masks/create_statistics")
-    warehouse.run("masks/create_ranks")
-    for name in expression.columns:
-        form, _, column = name.partition("_")
-        if form == "zscore":
-            warehouse.run("masks/insert_statistics", name=column)
-        elif form == "rank":
-            warehouse.run("masks/insert_ranks", name=column)
-    # A macro takes no parameters. Its body is a sum of names from our own tables, or what DuckDB printed of a tree that was checked
-    # node by node (expressions.py); the weights are parameters of the statement that calls it.
-    parameters = ", ".join([*KNOWN, *(f"weight_{column}" for column in COLUMNS)])
-    warehouse.con.execute(f"CREATE OR REPLACE TEMP MACRO mask_score({parameters}) AS ({expression.text})")
-    weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
-    try:
-        warehouse.run("masks/score_values", protect=settings.protect_end_of_turn, reach=settings.window // 2, **weights)
-    except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
-        if settings.expression is None:
-            raise
-        raise ValueError(
-            f"policy {policy!r}: the expression {settings.expression!r} cannot be computed of some token's values: "
-            f"{str(error).splitlines()[0]}; guard it, as in CASE WHEN loss < 100 THEN loss::INTEGER END"
-        ) from error
-    _drop(warehouse, "statistics", "ranks")
-
-
-def _stored_columns(settings: PolicySettings) -> set[str]:
-    """Name the stored columns that a policy reads."""
-    read = settings.checked_expression().columns if settings.reads_values else ()
-    return {name.removeprefix("zscore_").removeprefix("rank_") for name in read}
-
-
-def _insert_values(warehouse: Warehouse, mask_id: str, settings: PolicySettings) -> int:
-    """Select from mask_scores into record.mask_values; leftovers of a mask without receipt go first.
-
-    Returns:
-        number of sequences.
-    """
-    warehouse.run("masks/delete_mask", mask_id=mask_id)
-    warehouse.run("masks/delete_mask_values", mask_id=mask_id)
-    by_value = settings.select == "value" and settings.threshold is not None
-    selection: dict[str, Any] = {
-        "scope": settings.scope,
-        "keep": float(settings.keep) if settings.threshold is None else None,
-        "threshold": settings.threshold / settings.scale() if by_value and settings.threshold is not None else None,
-        "min_kept": settings.min_kept,
-        "soft": settings.soft == "rank",
-    }
-    if settings.select == "all":
-        selection = {"scope": settings.scope, "keep": None, "threshold": 0.0, "min_kept": 0, "soft": False}
-    return _one_row(warehouse, "masks/insert_mask_values", mask_id=mask_id, **selection)[0]
-
-
-def _drop(warehouse: Warehouse, *names: str) -> None:
-    for name in names:
-        warehouse.run(f"masks/drop_{name}")
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:

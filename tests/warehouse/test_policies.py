@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from warehouse import policies
 from warehouse.connect import Warehouse
 from warehouse.policies import BUILT_IN, COLUMNS, PolicySettings, mask_identity, write_mask
 from warehouse.policy_settings import KNOWN
+from warehouse.scores import ValueScores
+from warehouse.token_columns import TokenColumns
 
 TABLES = (
     "snapshot_examples", "example_sequences", "sequences", "direction_values", "signal_values", "scorings", "masks", "mask_values",
@@ -78,7 +81,7 @@ def append(warehouse, sequences):
 def mask_of(warehouse, policy_settings, policy="policy"):
     """Write the mask and read it back: name of the sequence to its list."""
     receipt = write_mask(warehouse, policy, policy_settings, "run")
-    rows = warehouse.con.execute("SELECT sequence_id, keep, weight FROM record.mask_values WHERE mask_id = ?", [receipt.mask_id]).fetchall()
+    rows = warehouse.con.execute("SELECT sequence_id, keep, weight FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]).fetchall()
     mask = {name: keep for name, keep, _ in rows}
     assert len(rows) == len(mask) == receipt.num_sequences
     assert sum(map(sum, mask.values())) == receipt.num_kept
@@ -90,7 +93,19 @@ def mask_of(warehouse, policy_settings, policy="policy"):
 def weights_of(warehouse, policy_settings):
     """Write the mask and read its weights back."""
     receipt = write_mask(warehouse, "policy", policy_settings, "run")
-    return dict(warehouse.con.execute("SELECT sequence_id, weight FROM record.mask_values WHERE mask_id = ?", [receipt.mask_id]).fetchall())
+    return dict(warehouse.con.execute("SELECT sequence_id, weight FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]).fetchall())
+
+
+def scores_of(warehouse, policy_settings, folder):
+    """Compute the scores behind a mask: name of the sequence to its list."""
+    folder.mkdir()
+    policies._prepare(warehouse, "policy", policy_settings, "none")
+    columns = TokenColumns(warehouse, folder)
+    with closing(ValueScores(columns, policy_settings)) as scores:
+        flat = np.concatenate(columns.each(scores.of))
+    names = warehouse.con.execute("SELECT sequence_id FROM mask_sequences ORDER BY place").fetchall()
+    warehouse.run("masks/drop_sequences")
+    return {name: part.tolist() for (name,), part in zip(names, np.split(flat, columns.starts[1:]), strict=True)}
 
 
 def one(values, **rest):
@@ -322,8 +337,7 @@ def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization)
             warehouse.con.execute(f"SET threads = {num_threads}")
             fill(warehouse, sequences)
             masks.append(mask_of(warehouse, policy))
-            policies._score(warehouse, "policy", policy)
-            scores.append(dict(warehouse.con.execute("SELECT sequence_id, scores FROM mask_scores").fetchall()))
+            scores.append(scores_of(warehouse, policy, tmp_path / f"{name}-columns"))
         draw.shuffle(sequences)
     assert masks[0] == masks[1]
     assert scores[0] == scores[1]
@@ -512,7 +526,7 @@ def scale(policy):
 def reference_scores(sequences, policy, group):
     if policy.select == "random":
         return {
-            (s.name, p): None if x is None else int.from_bytes(hashlib.md5(f"{policy.seed}:{s.name}:{p}".encode()).digest(), "little") >> 75
+            (s.name, p): None if x is None else random_score(policy.seed, s.name, p)
             for s in sequences
             for p, x in zip(s.positions, s.column("adapt_direct"), strict=True)
         }
@@ -596,19 +610,18 @@ def reference_normalisation(lists, normalization):
         return lambda x: 0.0
     lists = [xs for xs in lists if xs]
     mean = add(map(add, lists)) / len(values)
-    square = add(len(xs) * (variance(xs) + (add(xs) / len(xs) - mean) * (add(xs) / len(xs) - mean)) for xs in lists)
+    square = add(add((x - mean) * (x - mean) for x in xs) for xs in lists)
     factor = 1 / math.sqrt(square / len(values))
     return lambda x: (x - mean) * factor
 
 
-def variance(numbers):
-    """Welford's recurrence, as DuckDB takes it."""
-    mean = total = 0.0
-    for count, number in enumerate(numbers, 1):
-        before = mean
-        mean += (number - mean) / count
-        total += (number - before) * (number - mean)
-    return total / len(numbers) if len(numbers) > 1 else 0.0
+def random_score(seed, name, position):
+    """37 bits of SplitMix64 of the position, keyed by MD5."""
+    key = int.from_bytes(hashlib.md5(f"{seed}:{name}".encode()).digest(), "little") >> 64
+    mixed = (key + (position + 1) * 0x9E3779B97F4A7C15) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> shift)) * factor % 2**64
+    return float((mixed ^ (mixed >> 31)) >> 27)
 
 
 def add(numbers):

@@ -5,7 +5,7 @@
 WITH long AS (
     SELECT len(kept.keep) AS num_tokens, unnest(range(len(kept.keep))) AS place, unnest(kept.keep) AS keep
     FROM masks
-    JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+    JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
     JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
     WHERE masks.is_current AND masks.policy = $policy
 )

@@ -9,7 +9,7 @@ WITH long AS (
         unnest(list_select(current.token_ids, list_transform(current.response_positions, lambda p: p + 1))) AS token_id,
         unnest(kept.keep) AS keep
     FROM masks
-    JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+    JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
     JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
     JOIN record.tokenizations AS tokenizations
         ON tokenizations.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')

@@ -9,7 +9,7 @@ WITH long AS (
         unnest(kept.keep) AS keep
     FROM record.value_lists AS values_
     JOIN masks ON masks.is_current AND masks.policy = $policy
-    JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id AND kept.sequence_id = values_.sequence_id
+    JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id AND kept.sequence_id = values_.sequence_id
 )
 SELECT
     ['-', '0', '+'][sign(adapt)::INTEGER + 2] AS adaptation, ['-', '0', '+'][sign(stab)::INTEGER + 2] AS stability,

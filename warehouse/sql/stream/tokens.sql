@@ -4,7 +4,7 @@ SELECT sequence_id, token_ids, kept_positions, len(kept_positions) - coalesce((k
 FROM (
     SELECT sequences.sequence_id, sequences.token_ids, list_where(sequences.response_positions, kept.keep) AS kept_positions
     FROM record.sequences AS sequences
-    JOIN record.mask_values AS kept ON kept.sequence_id = sequences.sequence_id AND kept.mask_id = $mask_id
+    JOIN record.mask_rows AS kept ON kept.sequence_id = sequences.sequence_id AND kept.mask_id = $mask_id
     WHERE sequences.sequence_id IN (
         SELECT links.sequence_id
         FROM record.masks AS masks
