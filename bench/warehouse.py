@@ -11,10 +11,8 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bench.warehouse_case import HEADER, Bench, Case, row
 from bench.warehouse_data import Shard, ingested, shards, write_jsonl
-from bench.warehouse_raw import MASKS, QUERIES, Raw, ingest, ordered, raw_rows
+from bench.warehouse_raw import MASKS, QUERIES, ingest, ordered, raw_rows
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.policies import BUILT_IN, PolicySettings, write_mask
 from warehouse.read import Reader
 from warehouse.release import current_release, write_release
-from warehouse.settings import WarehouseSettings
 from warehouse.stream import Cursor, open_stream
 from warehouse.write import ValueIdentities, commit_shard, write_scoring, write_sequences, write_snapshot
 
@@ -52,83 +50,18 @@ _MOST_EXAMPLES = 80_000  # of the file that ingest reads; its time is linear in 
 _BATCH_SIZE = 64
 
 
-@dataclass
-class Case:
-    """What was measured, one entry per repeat.
-
-    Attributes:
-        seconds: wall time of ours.
-        cpu: processor time of ours, seconds.
-        raw_seconds: wall time of plain DuckDB; empty where there is none.
-        raw_cpu: its processor time.
-        peak_bytes: most resident memory while ours ran.
-        note: what else is worth telling.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    raw_seconds: list[float] = field(default_factory=list)
-    raw_cpu: list[float] = field(default_factory=list)
-    peak_bytes: int = 0
-    note: str = ""
-
-    def ours(self, work: Callable[[], Any]) -> Any:
-        """Measure ours."""
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        result = _timed(work, self.seconds, self.cpu)
-        status = Path("/proc/self/status").read_text()
-        self.peak_bytes = max(self.peak_bytes, 1024 * int(status.split("VmHWM:")[1].split()[0]))
-        return result
-
-    def raw(self, work: Callable[[], Any]) -> Any:
-        """Measure the plain counterpart."""
-        return _timed(work, self.raw_seconds, self.raw_cpu)
-
-
-def _timed(work: Callable[[], Any], seconds: list[float], cpu: list[float]) -> Any:
-    process, wall = time.process_time(), time.perf_counter()
-    result = work()
-    seconds.append(time.perf_counter() - wall)
-    cpu.append(time.process_time() - process)
-    return result
-
-
-@dataclass(frozen=True)
-class Bench:
-    """How to measure: where, how much, how often, and whether beside plain DuckDB."""
-
-    folder: Path
-    num_tokens: int
-    repeats: int = 1
-    memory_limit: str = "4GB"
-    beside_raw: bool = True
-
-    def warehouse(self) -> Warehouse:
-        """Open ours."""
-        return Warehouse(self.folder / "warehouse", WarehouseSettings(memory_limit=self.memory_limit))
-
-    def raw(self) -> Raw:
-        """Open the plain database."""
-        return Raw(self.folder, self.memory_limit)
-
-    @property
-    def num_examples(self) -> int:
-        """Examples that hold so many tokens, about."""
-        return max(self.num_tokens // 250, 8)
-
-
 def bench_ingest(bench: Bench) -> dict[str, Case]:
     """Read a file of JSON lines into normalised, distinct examples, and store them, in a warehouse of its own."""
     read, write = Case(), Case()
     path, num_examples = bench.folder / "data.jsonl", min(bench.num_examples, _MOST_EXAMPLES)
     write_jsonl(path, num_examples)
     for repeat in range(bench.repeats):
-        found = read.ours(lambda: read_examples(SourceSettings(path=str(path)), bench.folder))
+        found = read.ours(read_examples, SourceSettings(path=str(path)), bench.folder)
         with Warehouse(bench.folder / f"ingest-{repeat}") as warehouse:
-            write.ours(lambda: write_snapshot(warehouse, "train", found, "run"))
+            write.ours(write_snapshot, warehouse, "train", found, "run")
         if bench.beside_raw:
             with bench.raw() as raw:
-                read.raw(lambda: ingest(raw, path))
+                read.raw(ingest, raw, path)
     read.note = f"{num_examples / statistics.median(read.seconds):,.0f} examples/s; plain: read and store"
     write.note = f"{num_examples / statistics.median(write.seconds):,.0f} examples/s"
     return {"ingest: read a file": read, "ingest: store a snapshot": write}
@@ -139,22 +72,22 @@ def bench_commit(bench: Bench) -> dict[str, Case]:
     sequences, values, examples, num_tokens = Case(), Case(), [], 0
     with bench.warehouse() as warehouse, bench.raw() as raw:
         for shard in shards(bench.num_tokens):
-            sequences.ours(lambda: write_sequences(warehouse, "tokens", "tokenizer", {}, shard.sequences, "run"))
-            values.ours(lambda: _commit(warehouse, shard))
+            sequences.ours(write_sequences, warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
+            values.ours(_commit, warehouse, shard)
             if bench.beside_raw:
-                values.raw(lambda: raw.insert(raw_rows(shard)))
+                values.raw(raw.insert, raw_rows(shard))
             examples.append(shard.examples)
             num_tokens += shard.num_tokens
         checkpoint = Case()
-        checkpoint.ours(lambda: warehouse.con.execute("CHECKPOINT").fetchall())
-        checkpoint.raw(lambda: raw.run("CHECKPOINT"))
+        checkpoint.ours(warehouse.con.execute, "CHECKPOINT")
+        checkpoint.raw(raw.run, "CHECKPOINT")
         for case in (sequences, values):
             for kind in ("seconds", "cpu", "raw_seconds", "raw_cpu"):
                 parts = getattr(case, kind)
                 setattr(case, kind, [sum(parts) + sum(getattr(checkpoint, kind)) * (case is values)] if parts else [])
         snapshot = Case()
         found = ingested(pl.concat(examples))
-        snapshot_id = snapshot.ours(lambda: write_snapshot(warehouse, "train", found, "run"))
+        snapshot_id = snapshot.ours(write_snapshot, warehouse, "train", found, "run")
         write_scoring(warehouse, _IDS, "tokens", snapshot_id, {}, "run")
     found.examples.write_parquet(bench.folder / "examples.parquet")
     size, raw_size = (path.stat().st_size for path in (bench.folder / "warehouse" / DATABASE, bench.folder / "raw.duckdb"))
@@ -174,10 +107,10 @@ def bench_mask(bench: Bench, name: str) -> dict[str, Case]:
     for _ in range(bench.repeats):
         with bench.warehouse() as warehouse:
             _forget_masks(warehouse)
-            receipt = case.ours(lambda: write_mask(warehouse, name, POLICIES[name], "run"))
+            receipt = case.ours(write_mask, warehouse, name, POLICIES[name], "run")
         if bench.beside_raw and name in MASKS:
             with bench.raw() as raw:
-                case.raw(lambda: raw.run(MASKS[name]))
+                case.raw(raw.run, MASKS[name])
                 num_kept = raw.con.execute("SELECT sum(len(list_filter(keep, lambda k: k))) FROM mask").fetchall()[0][0]
             if num_kept != receipt.num_kept:
                 raise AssertionError(f"{name}: ours keeps {receipt.num_kept} tokens, plain DuckDB {num_kept}")
@@ -209,11 +142,11 @@ def bench_unchanged(bench: Bench) -> dict[str, Case]:
             ids = {name: getattr(_IDS, name) for name in ("adapt_values_id", "stab_values_id", "signals_id", "ref_signals_id")}
             pending = warehouse.run("values/pending", snapshot_id=snapshot_id, tokenization_id="tokens", **ids).fetchall()
             written = [write_mask(warehouse, name, POLICIES[name], "run").written for name in _KEPT_MASKS]
-        assert not pending and not any(written), "nothing changed"
+        assert not any([pending, *written]), "nothing changed"
 
     for _ in range(bench.repeats):
         plan.ours(plan_all)
-        assert not release.ours(lambda: write_release(bench.folder / "warehouse", 1))[1], "nothing changed"
+        assert not release.ours(write_release, bench.folder / "warehouse", 1)[1], "nothing changed"
     return {"unchanged: plan and three masks": plan, "unchanged: release": release}
 
 
@@ -222,9 +155,9 @@ def bench_release(bench: Bench) -> dict[str, Case]:
     case, folder = Case(), bench.folder / "warehouse"
     for _ in range(bench.repeats):
         shutil.rmtree(folder / "releases", ignore_errors=True)
-        case.ours(lambda: write_release(folder, 1))
+        case.ours(write_release, folder, 1)
         if bench.beside_raw:
-            case.raw(lambda: _copy(folder / DATABASE, bench.folder / "copy"))
+            case.raw(_copy, folder / DATABASE, bench.folder / "copy")
             (bench.folder / "copy").unlink()
     case.note = f"{(folder / DATABASE).stat().st_size / 1e6:,.0f} MB"
     return {"release": case}
@@ -244,10 +177,10 @@ def bench_query(bench: Bench, name: str) -> dict[str, Case]:
             raw.run(MASKS["default"])
     for _ in range(bench.repeats):
         with Reader(bench.folder / "warehouse") as reader:
-            case.ours(lambda: reader.named(name))
+            case.ours(reader.named, name)
         if bench.beside_raw and name in QUERIES:
             with bench.raw() as raw:
-                case.raw(lambda: raw.run(QUERIES[name]))
+                case.raw(raw.run, QUERIES[name])
     return {f"query: {name}": case}
 
 
@@ -269,7 +202,7 @@ def bench_stream(bench: Bench) -> dict[str, Case]:
             with bench.raw() as raw:
                 names = raw.con.sql("SELECT sequence_id FROM tokens ORDER BY 1").pl()
                 order = names.with_columns(place=np.random.default_rng(0).permutation(len(names)))
-                whole.raw(lambda: ordered(raw, order, _BATCH_SIZE))
+                whole.raw(ordered, raw, order, _BATCH_SIZE)
     whole.note = f"{num_examples / statistics.median(whole.seconds):,.0f} examples/s; plain: rows in order, no padding, no labels"
     return {"stream: first of a release": first, "stream: an epoch": whole, "stream: first batch after resume": resumed}
 
@@ -285,14 +218,14 @@ def bench_change(bench: Bench) -> dict[str, Case]:
         with bench.warehouse() as warehouse:
             before = _num_rows(warehouse)
             for shard in new:
-                values.ours(lambda: write_sequences(warehouse, "tokens", "tokenizer", {}, shard.sequences, "run"))
-                values.ours(lambda: _commit(warehouse, shard))
-            snapshot_id = snapshot.ours(lambda: write_snapshot(warehouse, "train", found, "run"))
+                values.ours(write_sequences, warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
+                values.ours(_commit, warehouse, shard)
+            snapshot_id = snapshot.ours(write_snapshot, warehouse, "train", found, "run")
             write_scoring(warehouse, _IDS, "tokens", snapshot_id, {}, "run")
-            assert mask.ours(lambda: write_mask(warehouse, "expression", POLICIES["expression"], "run")).written, "the snapshot changed"
+            assert mask.ours(write_mask, warehouse, "expression", POLICIES["expression"], "run").written, "the snapshot changed"
             assert [n - b for n, b in zip(_num_rows(warehouse), before, strict=True)] == [2 * num_new, 2 * num_new, num_new], "no other row"
-            dependent.ours(lambda: write_mask(warehouse, "default", POLICIES["default"], "run"))
-        release.ours(lambda: write_release(bench.folder / "warehouse", 1))
+            dependent.ours(write_mask, warehouse, "default", POLICIES["default"], "run")
+        release.ours(write_release, bench.folder / "warehouse", 1)
         examples = found.examples
     values = Case([sum(values.seconds) / bench.repeats], [sum(values.cpu) / bench.repeats], peak_bytes=values.peak_bytes)
     release.note = f"{current_release(bench.folder / 'warehouse').database.stat().st_size / 1e6:,.0f} MB"
@@ -331,19 +264,6 @@ def measure(bench: Bench, parts: Sequence[str] = tuple(PARTS)) -> dict[str, Case
                 print(row(name, case), flush=True)
             found |= cases
     return found
-
-
-HEADER = "| case | s | plain DuckDB, s | ratio | CPU s | plain CPU s | ratio | peak MB | |\n|---|---|---|---|---|---|---|---|---|"
-
-
-def row(name: str, case: Case) -> str:
-    """Write a case as a row of the table: medians."""
-
-    def pair(ours: list[float], raw: list[float]) -> str:
-        mine = statistics.median(ours)
-        return f"{mine:.3f} | {statistics.median(raw):.3f} | {mine / statistics.median(raw):.2f}" if raw else f"{mine:.3f} | | "
-
-    return f"| {name} | {pair(case.seconds, case.raw_seconds)} | {pair(case.cpu, case.raw_cpu)} | {case.peak_bytes / 1e6:,.0f} | {case.note} |"
 
 
 def number(text: str) -> int:

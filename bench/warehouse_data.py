@@ -18,7 +18,41 @@ _MEAN_RESPONSE, _MEAN_PROMPT, _SPREAD = 250, 60, 0.6  # tokens; the spread is th
 _LONGEST = 2048
 _VOCABULARY, _ZIPF = 50_000, 1.3
 _SOURCES = ("arithmetic", "code", "chat")
-_WORDS = "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but not what all were".split()
+_WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "or",
+    "one",
+    "had",
+    "by",
+    "word",
+    "but",
+    "not",
+    "what",
+    "all",
+    "were",
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +128,9 @@ def _shard(generator: np.random.Generator, lengths: NDArray[np.int64], number: i
         "source": sources, "extra": pl.Series([None] * size, dtype=pl.String), "multiplicity": pl.Series([1] * size, dtype=pl.UInt32),
         "file": ["data.jsonl"] * size, "line": pl.Series(range(number + 1, number + size + 1), dtype=pl.UInt32),
     })  # fmt: skip
-    return Shard(examples, _sequences(generator, ids, num_prompt, lengths), _values(generator, ids, lengths), _reference(generator, ids, lengths))
+    return Shard(
+        examples, _sequences(generator, ids, num_prompt, lengths), _values(generator, ids, lengths), _reference(generator, ids, lengths)
+    )
 
 
 def _sequences(generator: np.random.Generator, ids: pa.Array, num_prompt: NDArray[np.int64], lengths: NDArray[np.int64]) -> pa.Table:

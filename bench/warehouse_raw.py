@@ -24,6 +24,7 @@ class Raw:
         self.con = duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(folder / "temp")})
         self.con.execute(f"ATTACH '{folder / 'raw.duckdb'}' AS raw (ROW_GROUP_SIZE 8192)")
         self.con.execute("USE raw")
+        self.con.execute("SET enable_progress_bar = false")
         lists = ", ".join(f"{name} FLOAT[]" for name in _COMPONENTS + _SIGNALS)
         self.con.execute(
             f"CREATE TABLE IF NOT EXISTS tokens (sequence_id VARCHAR, source VARCHAR, token_ids INTEGER[], response_positions INTEGER[], {lists})"
@@ -76,7 +77,7 @@ MASKS = {
     "default": _kept(_Z_SCORES),
     "random": _kept("SELECT sequence_id, list_transform(response_positions[:-2], lambda p: hash(sequence_id, p)) AS s FROM tokens"),
     "expression": _kept(
-        f"SELECT sequence_id, list_transform(adapt_direct[:-2], lambda x, i: {' + '.join(f'{c}[i]' for c in _COMPONENTS)} - 0.5 * ref_loss[i]) AS s FROM tokens"
+        f"SELECT sequence_id, list_transform(adapt_direct[:-2], lambda x, i: {' + '.join(f'{c}[i]::DOUBLE' for c in _COMPONENTS)} - 0.5 * ref_loss[i]) AS s FROM tokens"
     ),
     "window 9": _kept(_POOLED),
     "scope data set": f"{_MASK} WITH scored AS MATERIALIZED ({_Z_SCORES}), "

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Generator
@@ -82,11 +83,20 @@ class Warehouse(Queries):
     def __exit__(self, *_: object) -> None:
         self.con.close()
 
-    def scratch(self) -> Path:
-        """Make the folder for temporary files, which DuckDB spills to as well."""
-        path = self.folder / "temp"
-        path.mkdir(exist_ok=True)
-        return path
+    @contextmanager
+    def scratch(self, name: str) -> Generator[Path]:
+        """Give an empty folder beside what DuckDB spills; what a killed process left in it goes, and in the end all of it.
+
+        Yields:
+            the folder.
+        """
+        path = self.folder / "temp" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
 
     @contextmanager
     def transaction(self) -> Generator[None]:

@@ -7,13 +7,11 @@ the protected tokens. Within a response everything happens block by block; wider
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from warehouse.connect import Warehouse
 from warehouse.policy_settings import PolicySettings
 from warehouse.scores import AnyScores, Groups, RandomScores, ValueScores, per_sequence, read_positions, to_37_bits
 from warehouse.selection import Floats, Integers, highest, num_of_share, ranks_in_rows, ranks_of_all, responses
@@ -54,18 +52,16 @@ class Mask:
             yield pa.RecordBatch.from_arrays([places, lists, weight, pa.array(num_kept)], schema=schema)
 
 
-def compute(warehouse: Warehouse, settings: PolicySettings, folder: Path) -> Mask:
+def compute(columns: TokenColumns, settings: PolicySettings) -> Mask:
     """Compute the mask of the sequences in mask_sequences.
 
     Args:
-        warehouse: the open warehouse.
+        columns: of these sequences.
         settings: what the policy does.
-        folder: an empty folder for columns of values, 4 bytes per token and column.
 
     Returns:
         the mask.
     """
-    columns = TokenColumns(warehouse, folder)
     if settings.select == "all" or columns.num_tokens == 0:
         no_weights = np.zeros(0, np.float32) if settings.soft == "rank" and settings.select != "all" else None
         return Mask(columns, np.ones(columns.num_tokens, np.bool_), no_weights)
@@ -143,7 +139,8 @@ class _Selection:
         if counts_R is not None:
             return counts_R
         if self.settings.threshold is not None:
-            return np.count_nonzero(scores_RN >= _threshold(self.settings), axis=1)
+            reaching_R: Integers = np.count_nonzero(scores_RN >= _threshold(self.settings), axis=1)
+            return reaching_R
         return num_of_share(self.settings.keep, num_eligible_R)
 
     def of_groups(self) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:

@@ -1,10 +1,8 @@
 """Policies: how stored values become masks. The arithmetic is in masking.py; here are the identity of a mask and its one transaction."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -15,8 +13,8 @@ from warehouse.masking import Mask, compute
 from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
 from warehouse.policy_settings import PolicySettings as PolicySettings
-from warehouse.scores import stored_columns
-from warehouse.write import OPTIONAL_SIGNALS
+from warehouse.token_columns import TokenColumns
+from warehouse.write import GROUPS, OPTIONAL_SIGNALS, receipt
 
 CODE_VERSION = 3
 """Bumped by hand when the same values and settings would give another mask."""
@@ -87,13 +85,13 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=False)
     rows_id = _rows_identity(settings, scoring_id) if settings.is_independent() else mask_id
     try:
-        _prepare(warehouse, policy, settings, rows_id)
-        with tempfile.TemporaryDirectory(dir=warehouse.scratch(), prefix="mask-") as columns:
-            mask = _compute(warehouse, policy, settings, Path(columns))
-        _write(warehouse, policy, settings, mask, {"mask_id": mask_id, "rows_id": rows_id, "scoring_id": scoring_id, "snapshot_id": snapshot_id}, run_id)
+        first_rows = _prepare(warehouse, policy, settings, rows_id)
+        with warehouse.scratch("mask") as columns:
+            mask = _compute(policy, settings, TokenColumns(warehouse, columns, first_rows))
+        ids = {"mask_id": mask_id, "rows_id": rows_id, "scoring_id": scoring_id, "snapshot_id": snapshot_id}
+        num_sequences, num_tokens, num_kept = _write(warehouse, policy, settings, mask, ids, run_id)
     finally:
         warehouse.run("masks/drop_sequences")
-    num_tokens, num_kept, num_sequences = _one_row(warehouse, "masks/get_mask", mask_id=mask_id)
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
 
 
@@ -114,19 +112,25 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
         )
 
 
-def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, rows_id: str) -> None:
-    """Make mask_sequences, the sequences whose rows are to be computed; leftovers of a mask without receipt go first.
+def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, rows_id: str) -> dict[str, int]:
+    """Make mask_sequences, the sequences whose rows are to be computed.
+
+    Returns:
+        per group of values, the row of its table before which no sequence lies.
 
     Raises:
         ValueError: values, or a signal, are missing.
     """
     warehouse.run("masks/column_lists")
     warehouse.run("masks/create_sequences", known_rows_id=rows_id if settings.is_independent() else None)
-    _check_complete(warehouse, policy, settings)
+    return _check_complete(warehouse, policy, settings)
 
 
-def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> Mask:
+def _compute(policy: str, settings: PolicySettings, columns: TokenColumns) -> Mask:
     """Compute the rows.
+
+    Returns:
+        the mask.
 
     Raises:
         ValueError: the expression cannot be computed of some token's values.
@@ -135,7 +139,7 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, folder
         ConversionException: likewise.
     """
     try:
-        return compute(warehouse, settings, folder)
+        return compute(columns, settings)
     except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         if settings.expression is None:
             raise
@@ -145,26 +149,36 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, folder
         ) from error
 
 
-def _write(warehouse: Warehouse, policy: str, settings: PolicySettings, mask: Mask, ids: Mapping[str, str], run_id: str) -> None:
-    """Commit rows, mask, receipt and pointer together."""
+def _write(warehouse: Warehouse, policy: str, settings: PolicySettings, mask: Mask, ids: Mapping[str, str], run_id: str) -> tuple[int, ...]:
+    """Commit rows, mask, receipt and pointer together.
+
+    Returns:
+        sequences, response tokens and kept tokens of the mask.
+    """
     with warehouse.transaction():
         warehouse.run("masks/delete_mask", mask_id=ids["mask_id"])
         warehouse.run("masks/delete_mask_values", mask_id=ids["mask_id"])
         warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
-        warehouse.run("masks/insert_mask", policy=policy, settings=settings.as_json(), run_id=run_id, **ids)
-        num_sequences = _one_row(warehouse, "masks/count_rows", mask_id=ids["mask_id"])[0]
-        warehouse.run("runs/insert_receipt", stage="mask", identity=ids["mask_id"], num_rows=num_sequences, run_id=run_id)
+        num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"])
+        warehouse.run(
+            "masks/insert_mask", policy=policy, settings=settings.as_json(), num_tokens=num_tokens, num_kept=num_kept, run_id=run_id, **ids
+        )
+        receipt(warehouse, "mask", ids["mask_id"], num_sequences, run_id)
         warehouse.point(f"mask:{policy}", ids["mask_id"])
+    return num_sequences, num_tokens, num_kept
 
 
-def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
+def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> dict[str, int]:
     """Compare what the policy reads with what is stored.
+
+    Returns:
+        as `_prepare`.
 
     Raises:
         ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
     """
-    read = stored_columns(settings)
-    num_sequences, num_valued, *num_with_signal = _one_row(
+    read = settings.stored_columns()
+    num_sequences, num_valued, *others = _one_row(
         warehouse, "masks/count_sequences", **{signal: signal in read for signal in OPTIONAL_SIGNALS}
     )
     if num_valued != num_sequences:
@@ -172,12 +186,13 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings)
             f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the current snapshot have values under the current scoring; "
             "a mask needs them all: value the tokens first (an interrupted run continues where it stopped)"
         )
-    for signal, num in zip(OPTIONAL_SIGNALS, num_with_signal, strict=True):
+    for signal, num in zip(OPTIONAL_SIGNALS, others, strict=False):
         if signal in read and num != num_sequences:
             raise ValueError(
                 f"policy {policy!r} reads {signal}, which the current scoring does not hold; add it to scoring.signals and value the tokens "
                 "again (no value of a direction is computed anew)"
             )
+    return dict(zip(GROUPS, others[len(OPTIONAL_SIGNALS) :], strict=True))
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:

@@ -118,6 +118,11 @@ class PolicySettings:
         normalised = self.reads_values and bool(set(self.checked_expression().columns) - set(COLUMNS))
         return self.scope == "response" and not (normalised and self.normalize_over != "response")
 
+    def stored_columns(self) -> set[str]:
+        """Name the stored columns that scores by value are made of."""
+        read = self.checked_expression().columns if self.reads_values else ()
+        return {name.removeprefix("zscore_").removeprefix("rank_") for name in read}
+
     def checked_expression(self) -> Expression:
         """Return the score as a checked expression over `KNOWN`; weights are named weight_<column>, the numbers are parameters."""
         if self.expression is not None:

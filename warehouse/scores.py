@@ -6,6 +6,7 @@ The expression, ours or a user's, is evaluated by DuckDB on flat columns in a da
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -53,7 +54,7 @@ class Groups:
         """Number of groups."""
         return int(self.of_sequence.max(initial=-1)) + 1
 
-    def per_token(self, block: Block, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def per_token(self, block: Block, values: NDArray[Any]) -> NDArray[Any]:
         """Give each token of a block what its group has; the data set has one value for all."""
         return values[:1] if self.over == "dataset" else block.per_token(values[self.of_sequence[block.sequences]])
 
@@ -69,7 +70,7 @@ class Groups:
             yield int(self.of_sequence[members[0]]), np.repeat(columns.starts[members], lengths) + within
 
 
-def per_sequence(add: np.ufunc, values: NDArray[np.generic], block: Block, empty: float = 0) -> NDArray[np.generic]:
+def per_sequence(add: np.ufunc, values: NDArray[Any], block: Block, empty: float = 0) -> NDArray[Any]:
     """Reduce the tokens of each sequence of a block; `empty` for a sequence without tokens."""
     found = np.full(len(block.lengths), empty, values.dtype)
     has_tokens = block.lengths > 0
@@ -85,9 +86,12 @@ def statistics(columns: TokenColumns, flat: NDArray[np.float32], groups: Groups)
     The same values must give the same mask on any machine, and a parallel sum depends in its last bits on who adds what first. So each
     sequence is added up by itself, and these sums in the order of sequence_id. Equality is tested on the values: a rounded mean would
     leave a tiny deviation to divide by.
+
+    Returns:
+        mean and factor of each group; NaN means where a group has no value.
     """
 
-    def sums(block: Block) -> tuple[NDArray[np.generic], ...]:
+    def sums(block: Block) -> tuple[NDArray[Any], ...]:
         values = flat[block.tokens]
         has_value = ~np.isnan(values)
         counts = per_sequence(np.add, has_value.astype(np.int64), block)
@@ -98,7 +102,7 @@ def statistics(columns: TokenColumns, flat: NDArray[np.float32], groups: Groups)
     num_values, total = _group_sums(columns, groups, counts.astype(np.float64)), _group_sums(columns, groups, totals)
     means = np.divide(total, num_values, out=np.full(groups.num, np.nan), where=num_values > 0)
 
-    def squares(block: Block) -> NDArray[np.generic]:
+    def squares(block: Block) -> NDArray[Any]:
         deviations = flat[block.tokens] - groups.per_token(block, means)  # float64
         return per_sequence(np.add, np.nan_to_num(deviations * deviations, nan=0.0, posinf=np.inf), block)
 
@@ -107,12 +111,15 @@ def statistics(columns: TokenColumns, flat: NDArray[np.float32], groups: Groups)
     np.fmin.at(lowest, groups.of_sequence, low)
     np.fmax.at(highest, groups.of_sequence, high)
     varies = lowest < highest
-    return Statistics(means, np.divide(1, np.sqrt(np.divide(square, num_values, where=varies, out=square)), where=varies, out=np.zeros(groups.num)))
+    return Statistics(
+        means, np.divide(1, np.sqrt(np.divide(square, num_values, where=varies, out=square)), where=varies, out=np.zeros(groups.num))
+    )
 
 
 def _group_sums(columns: TokenColumns, groups: Groups, of_sequences: Floats) -> Floats:
     order = np.argsort(columns.numbers)
-    return np.bincount(groups.of_sequence[order], weights=of_sequences[order], minlength=groups.num)
+    sums: Floats = np.bincount(groups.of_sequence[order], weights=of_sequences[order], minlength=groups.num).astype(np.float64)
+    return sums
 
 
 def twice_ranks(columns: TokenColumns, flat: NDArray[np.float32], groups: Groups) -> tuple[NDArray[np.uint32], Integers]:
@@ -159,7 +166,7 @@ class ValueScores:
         with ThreadPoolExecutor(columns.num_workers if columns.num_tokens <= _MANY_TOKENS else 1) as pool:
             prepared = []
             for column, forms in wanted.items():
-                flat = columns.read("masks/read_column", np.full(columns.num_tokens, np.nan, np.float32), name=column)
+                flat = columns.read_values(column)
                 prepared.append(pool.submit(self._prepare, column, flat, forms))
                 del flat
                 if columns.num_tokens > _MANY_TOKENS:
@@ -208,24 +215,25 @@ class ValueScores:
         cursor = self._con.cursor()
         cursor.register("token", pa.table({name: values.get(name, absent) for name in KNOWN}))
         found = cursor.sql(sql.load("masks/score_tokens"), params=self._weights).to_arrow_table()
-        scores = found.column(0).combine_chunks().to_numpy(zero_copy_only=False)
+        scores: Floats = found.column(0).combine_chunks().to_numpy(zero_copy_only=False)
         return scores if scores.flags.writeable else scores.copy()
 
     def _column(self, name: str, block: Block) -> Floats:
         if name.startswith("rank_"):
             twice = self._columns.of(name, block, np.uint32)
             others = self._groups.per_token(block, self._sizes[name.removeprefix("rank_")] - 1)
-            ranks = (twice / 2 - 1) / np.where(others > 0, others, np.nan)
+            ranks: Floats = (twice / 2 - 1) / np.where(others > 0, others, np.nan)
             ranks[np.broadcast_to(others == 0, ranks.shape)] = 0.5
             ranks[twice == 0] = np.nan
             return ranks
         if name.startswith("zscore_"):
             column = name.removeprefix("zscore_")
             found = self._statistics[column]
-            values = self._columns.of(column, block, np.float32) - self._groups.per_token(block, found.means)
+            values: Floats = self._columns.of(column, block, np.float32) - self._groups.per_token(block, found.means)
             values *= self._groups.per_token(block, found.factors)
             return values
-        return self._columns.of(name, block, np.float32).astype(np.float64)
+        stored: Floats = self._columns.of(name, block, np.float32).astype(np.float64)
+        return stored
 
 
 class RandomScores:
@@ -236,8 +244,7 @@ class RandomScores:
 
     def __init__(self, columns: TokenColumns, settings: PolicySettings) -> None:
         self._columns = columns
-        flat = columns.read("masks/read_column", np.full(columns.num_tokens, np.nan, np.float32), name="adapt_direct")
-        columns.keep("adapt_direct", flat)
+        columns.keep("adapt_direct", columns.read_values("adapt_direct"))
         read_positions(columns)
         keys = columns.warehouse.run("masks/read_keys", seed=str(settings.seed)).fetchnumpy()["key"]
         self._keys = np.asarray(keys, dtype=np.uint64)
@@ -251,7 +258,7 @@ class RandomScores:
         mixed = block.per_token(self._keys[block.sequences]) + (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        scores = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(27)).astype(np.float64)
+        scores: Floats = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(27)).astype(np.float64)
         scores[np.isnan(self._columns.of("adapt_direct", block, np.float32))] = np.nan
         return scores
 
@@ -273,7 +280,8 @@ def to_37_bits(scores: Floats) -> Floats:
 def pooled(scores: Floats, block: Block, positions: NDArray[np.int32], reach: int) -> Floats:
     """Replace each score by the mean of those at most `reach` positions away in its response, added up in the order of positions.
 
-    Scores that are NaN are left out, and stay NaN.
+    Returns:
+        means, [T]; scores that are NaN are left out, and stay NaN.
     """
     # One number tells position and sequence apart: those of two sequences are further away than any window reaches.
     stride = int(positions.max(initial=0)) + reach + 1
@@ -286,11 +294,5 @@ def pooled(scores: Floats, block: Block, positions: NDArray[np.int32], reach: in
         near = np.abs(keys[there] - keys[here]) <= reach
         totals[here] += np.where(near, values[there], 0.0)
         counts[here] += near & has_score[there]
-    return np.divide(totals, counts, out=np.full(len(scores), np.nan), where=has_score)
-
-
-def stored_columns(settings: PolicySettings) -> set[str]:
-    """Name the stored columns that a policy reads."""
-    read = settings.checked_expression().columns if settings.reads_values else ()
-    return {name.removeprefix("zscore_").removeprefix("rank_") for name in read}
-
+    means: Floats = np.divide(totals, counts, out=np.full(len(scores), np.nan), where=has_score)
+    return means

@@ -36,7 +36,7 @@ class Responses:
     places_RN: Integers
     there_RN: Flags
 
-    def take(self, tokens_T: NDArray[np.float64]) -> Floats:
+    def take(self, tokens_T: NDArray[np.floating]) -> Floats:
         """Lay out values of tokens; NaN where a response has no such place."""
         taken_RN: Floats = np.where(self.there_RN, tokens_T[self.places_RN], np.nan)
         return taken_RN
@@ -94,7 +94,8 @@ def highest(scores_RN: Floats, num_kept_R: Integers) -> Flags:
     room_R = (num_kept_R - above_RN.sum(1))[:, None]
     if (tied_RN.sum(1)[:, None] > room_R).any():
         tied_RN &= np.cumsum(tied_RN, axis=1) <= room_R
-    return above_RN | tied_RN
+    kept_RN: Flags = above_RN | tied_RN
+    return kept_RN
 
 
 def ranks_in_rows(values_RN: Floats) -> tuple[Integers, Integers]:

@@ -4,7 +4,7 @@
 together and go to files beyond that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +61,15 @@ class TokenColumns:
         num_workers: threads that `each` uses.
     """
 
-    def __init__(self, warehouse: Warehouse, folder: Path) -> None:
+    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int]) -> None:
         """Read the sequences; no values yet.
 
         Args:
             warehouse: the open warehouse, with mask_sequences.
             folder: an empty folder for the columns.
+            first_rows: per group of values (`write.GROUPS`), the row of its table before which no sequence lies.
         """
-        self.warehouse, self._folder = warehouse, folder
+        self.warehouse, self._folder, self._first_rows = warehouse, folder, first_rows
         self._held: dict[str, NDArray[Any]] = {}
         found = warehouse.run("masks/read_sequences").fetchnumpy()
         self.numbers, self.sources, self.lengths = (
@@ -92,6 +93,12 @@ class TokenColumns:
         """Do something to every block, on several threads, and return the results in order; NumPy and DuckDB compute without the GIL."""
         with ThreadPoolExecutor(self.num_workers) as pool:
             return list(pool.map(work, self.blocks()))
+
+    def read_values(self, name: str) -> NDArray[np.float32]:
+        """Read a stored column; NaN where it is NULL."""
+        group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(name.partition("_")[0], "signals")
+        flat = np.full(self.num_tokens, np.nan, np.float32)
+        return self.read("masks/read_column", flat, name=name, first_row=self._first_rows[group])
 
     def read(self, statement: str, flat: NDArray[Any], **parameters: Any) -> NDArray[Any]:
         """Fill a flat array from lists.

@@ -5,7 +5,7 @@ import re
 import duckdb
 import pytest
 
-from warehouse import migrate, policies, sql
+from warehouse import migrate, sql
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.migrate import SCHEMA_VERSION, VIEWS, SchemaVersionError, check_version, columns, comment_text
 
@@ -15,7 +15,6 @@ FOLDERS = sorted({name.split("/")[0] for name in FILES})
 DYNAMIC = {
     "values/insert_{group}": ["values/insert_adapt", "values/insert_stab", "values/insert_signals", "values/insert_ref_signals"],
     "export/{name}": ["export/rows", "export/pairs"],
-    "masks/drop_{name}": [f"masks/drop_{name}" for name in policies._TEMPORARY],
     "release/{name}": ["release/receipts", "release/runs", "release/pointers"],
     "views/{name}": [f"views/{name}" for name in VIEWS],
 }

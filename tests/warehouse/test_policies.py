@@ -99,8 +99,7 @@ def weights_of(warehouse, policy_settings):
 def scores_of(warehouse, policy_settings, folder):
     """Compute the scores behind a mask: name of the sequence to its list."""
     folder.mkdir()
-    policies._prepare(warehouse, "policy", policy_settings, "none")
-    columns = TokenColumns(warehouse, folder)
+    columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, "none"))
     with closing(ValueScores(columns, policy_settings)) as scores:
         flat = np.concatenate(columns.each(scores.of))
     names = warehouse.con.execute("SELECT sequence_id FROM mask_sequences ORDER BY place").fetchall()
@@ -342,6 +341,80 @@ def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization)
     assert masks[0] == masks[1]
     assert scores[0] == scores[1]
     assert sum(map(sum, masks[0].values())) == math.ceil(0.37 * 80_000)
+
+
+INDEPENDENT = [
+    BUILT_IN["random"], BUILT_IN["full"], by_loss(keep=0.5), PolicySettings(expression="loss - entropy", keep=0.3), by_loss(soft="rank"),
+    PolicySettings(normalize_over="response", weights={"loss": 1.0, "entropy": 1.0}, keep=0.5, window=3), by_loss(threshold=0.1),
+    PolicySettings(select="random", threshold=0.1, weights={"loss": 1.0}, normalization="none"),
+]  # fmt: skip
+"""Policies whose rows do not depend on other sequences."""
+
+
+def drawn(names, seed):
+    draw = random.Random(seed)
+    columns = ("adapt_direct", "loss", "entropy")
+    return [Sequence(n, list(range(1, 12)), {c: [draw.gauss(0, 1) for _ in range(11)] for c in columns}, (11,)) for n in names]
+
+
+def change_snapshot(warehouse, snapshot_id, gone):
+    """Make a snapshot of all examples but those of one sequence the current one."""
+    warehouse.con.execute(
+        "INSERT INTO record.snapshot_examples SELECT $1, example_id, multiplicity, source, extra, file, line FROM record.snapshot_examples "
+        "WHERE snapshot_id = 'snapshot' AND example_id NOT LIKE $2", [snapshot_id, f"{gone}-%"],
+    )  # fmt: skip
+    warehouse.point("snapshot", snapshot_id)
+
+
+@pytest.mark.parametrize("policy", INDEPENDENT, ids=range(len(INDEPENDENT)))
+def test_rows_that_depend_on_no_other_sequence_are_kept_for_another_snapshot_and_say_what_a_new_mask_would(warehouse, policy):
+    old, new = drawn("abc", 0), drawn("xy", 1)
+    fill(warehouse, old)
+    first = write_mask(warehouse, "mine", policy, "run")
+    rows = warehouse.con.execute("SELECT rowid, * FROM record.mask_values ORDER BY rowid").fetchall()
+    append(warehouse, new)
+    change_snapshot(warehouse, "next", "b")
+    second = write_mask(warehouse, "mine", policy, "run")
+    assert second.written
+    assert second.mask_id != first.mask_id
+    assert warehouse.con.execute("SELECT rowid, * FROM record.mask_values ORDER BY rowid").fetchall()[: len(rows)] == rows
+    assert len(rows) == 3
+    assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (5,)  # those of x and y came
+    shown = "SELECT sequence_id, list(keep ORDER BY position), list(weight ORDER BY position) FROM token_masks GROUP BY ALL ORDER BY ALL"
+    incremental = warehouse.con.execute(shown).fetchall()
+    assert [name for name, _, _ in incremental] == ["a", "c", "x", "y"]
+    fill(warehouse, [s for s in (*old, *new) if s.name != "b"])
+    fresh = write_mask(warehouse, "mine", policy, "run")
+    assert warehouse.con.execute(shown).fetchall() == incremental
+    assert (fresh.num_tokens, fresh.num_kept, fresh.num_sequences) == (second.num_tokens, second.num_kept, second.num_sequences)
+    warehouse.con.execute("DELETE FROM record.masks")
+
+
+def test_a_snapshot_that_comes_back_needs_no_new_rows(warehouse):
+    fill(warehouse, drawn("abc", 0))
+    change_snapshot(warehouse, "next", "b")
+    smaller = write_mask(warehouse, "mine", by_loss(), "run")
+    warehouse.point("snapshot", "snapshot")
+    larger = write_mask(warehouse, "mine", by_loss(), "run")
+    assert (smaller.num_sequences, larger.num_sequences) == (2, 3)
+    assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (3,)
+    warehouse.point("snapshot", "next")
+    assert write_mask(warehouse, "mine", by_loss(), "run") == replace(smaller, written=False)
+
+
+def test_rows_that_depend_on_the_data_set_are_made_anew_for_another_snapshot(warehouse):
+    for dependent in (
+        PolicySettings(weights={"loss": 1.0}),
+        by_loss(scope="dataset"),
+        by_loss(scope="source"),
+        by_loss(normalization="rank"),
+    ):
+        assert not dependent.is_independent()
+        fill(warehouse, drawn("abc", 0))
+        write_mask(warehouse, "mine", dependent, "run")
+        change_snapshot(warehouse, "next", "b")
+        write_mask(warehouse, "mine", dependent, "run")
+        assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (5,)
 
 
 def counts(warehouse):

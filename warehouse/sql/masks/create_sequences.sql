@@ -4,9 +4,16 @@
 -- Grain: one row per sequence. Parameters: $known_rows_id: rows that may be there already, NULL for none.
 CREATE OR REPLACE TEMP TABLE mask_sequences AS
 WITH named AS (
-    SELECT sequence_id, min(source) AS source, any_value(len(response_positions))::BIGINT AS num_tokens
-    FROM record.current_sequences
-    GROUP BY sequence_id
+    SELECT links.sequence_id, min(members.source) AS source
+    FROM record.snapshot_examples AS members
+    JOIN record.example_sequences AS links ON links.example_id = members.example_id
+    WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
+      AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
+      AND links.sequence_id NOT IN (SELECT sequence_id FROM record.mask_values WHERE mask_id = $known_rows_id)
+    GROUP BY links.sequence_id
+),
+lengths AS (
+    SELECT sequence_id, len(response_positions)::BIGINT AS num_tokens FROM record.sequences
 ),
 stored AS (
     SELECT direction_values.sequence_id, direction_values.rowid AS place
@@ -16,8 +23,9 @@ stored AS (
 )
 SELECT
     row_number() OVER (ORDER BY stored.place, named.sequence_id) - 1 AS place, named.sequence_id,
-    row_number() OVER (ORDER BY named.sequence_id) - 1 AS number, dense_rank() OVER (ORDER BY named.source) - 1 AS source_number, num_tokens
+    row_number() OVER (ORDER BY named.sequence_id) - 1 AS number, dense_rank() OVER (ORDER BY named.source) - 1 AS source_number,
+    lengths.num_tokens
 FROM named
+JOIN lengths ON lengths.sequence_id = named.sequence_id
 LEFT JOIN stored ON stored.sequence_id = named.sequence_id
-ANTI JOIN (SELECT sequence_id FROM record.mask_values WHERE mask_id = $known_rows_id) AS known ON known.sequence_id = named.sequence_id
-ORDER BY ALL
+ORDER BY place
