@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flows import look
+
 app = typer.Typer(
     help="Value every response token of a data set, keep the values in SQL, mask the tokens of low value, train on the rest.",
     no_args_is_help=True,
@@ -252,6 +254,10 @@ def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
             print_status(reader, head, warning, plans.pinned(reader), plans.plan(loaded, reader))
     except NoReleaseError:
         typer.echo(f"no warehouse yet at {loaded.warehouse_folder}; `alphatoken value {config}` values everything")
+
+
+app.command()(look.show)
+app.command()(look.report)
 
 
 @app.command()
