@@ -50,6 +50,7 @@ def _values(given: list[str]) -> dict[str, str]:
 
 
 def say_which(reader: Reader) -> None:
+    """Tell on stderr which release answers, and how old it is."""
     release = reader.release
     typer.echo(f"release {release.release_id}, {age(release.age_s())} old{busy(release.folder.parent.parent)}", err=True)
 

@@ -65,6 +65,9 @@ def quantise(values: NDArray[np.float64]) -> tuple[NDArray[np.int16], float, flo
 def script_json(content: Mapping[str, Any]) -> str:
     """Write JSON that can stand in a script element: no text in it can end the element or begin a comment.
 
+    Returns:
+        the JSON text.
+
     Raises:
         ValueError: a number is not finite.
     """

@@ -47,11 +47,16 @@ def _tokens(story: Story, column: str, policy: str) -> pl.DataFrame:
 
     Returns:
         a row per branch and position, in order: token, value (null where there is none), keep, and rank in (0, 1] among the response's values.
+
+    Raises:
+        ValueError: the example has no values, or there is no such column or policy.
     """
     if story.values.is_empty():
         why = "has no values in this release" if story.is_current else "is not in the current training snapshot"
         raise ValueError(f"example {story.example_id} {why}; `alphatoken explain {story.example_id}` tells what is known of it")
-    columns, policies = (frame[key].unique(maintain_order=True).to_list() for frame, key in ((story.values, "column"), (story.lineage, "policy")))
+    columns, policies = (
+        frame[key].unique(maintain_order=True).to_list() for frame, key in ((story.values, "column"), (story.lineage, "policy"))
+    )
     for what, given, known in (("column of values", column, columns), ("policy with a current mask", policy, policies)):
         if given not in known:
             raise ValueError(f"there is no {what} {given!r}; there are: {', '.join(known) or 'none'}")
@@ -70,9 +75,9 @@ def _legend(column: str, plain: bool) -> Text:
     if plain:
         return Text(f"[-masked-]  {{+the highest quarter of {column}+}}  ({what})")
     text = Text(f"{column} ({what}): ")
-    samples = (("highest quarter", 1.0, 1.0), ("above 0" if column in _COMPONENTS else "upper half", 1.0, 0.7))
+    samples = [("highest quarter", 1.0, 1.0), ("above 0" if column in _COMPONENTS else "upper half", 1.0, 0.7)]
     if column in _COMPONENTS:
-        samples = (*samples, ("below 0", -1.0, 0.3), ("lowest quarter", -1.0, 0.1))
+        samples += [("below 0", -1.0, 0.3), ("lowest quarter", -1.0, 0.1)]
     for words, value, rank in samples:
         text.append(words, style=_style(column, value, rank)).append("  ")
     return text.append("masked", style="strike").append("\n")
@@ -130,7 +135,13 @@ def _extremes(response: pl.DataFrame, column: str) -> Table:
     known = response.filter(pl.col("value").is_not_null()).sort("value", descending=True, maintain_order=True)
     for label, rows in _ends(known):
         for place, (position, token, value, keep) in enumerate(rows.select("position", "token", "value", "keep").iter_rows()):
-            table.add_row(Text(label if place == 0 else ""), str(position), Text(_shown(token).replace("\n", "").replace(" ", "␣")), _figure(column, value), "kept" if keep else "masked")
+            table.add_row(
+                Text(label if place == 0 else ""),
+                str(position),
+                Text(_shown(token).replace("\n", "").replace(" ", "␣")),
+                _figure(column, value),
+                "kept" if keep else "masked",
+            )
     return table
 
 
