@@ -10,6 +10,7 @@ from warehouse.read import Reader
 NUM_BINS = 41
 """Bins of a histogram; odd, so that one bin is around 0."""
 
+_MOMENTS = ("pearson", "spearman", "mean_change", "mean_size")
 _KEPT_BY = ("kept_by_source", "kept_by_position_decile", "kept_by_token_class")
 
 
@@ -24,7 +25,10 @@ def figures(reader: Reader) -> dict[str, Any]:
         histograms), `trainings`, `curves` and `drift` (None where there is no earlier scoring).
     """
     known = documented()["token_values"]["columns"]
-    columns = [row | {key: known[row["name"]][key] for key in ("meaning", "unit")} for row in reader.frame("report/columns").to_dicts()]
+    columns = [
+        _steady(row, "mean", "deviation") | {key: known[row["name"]][key] for key in ("meaning", "unit")}
+        for row in reader.frame("report/columns").to_dicts()
+    ]
     masks = reader.frame("report/masks")
     return {
         "head": _head(reader),
@@ -74,4 +78,10 @@ def _drift(reader: Reader) -> dict[str, Any] | None:
     earlier = [scoring_id for scoring_id, is_current in scorings if not is_current]
     if not earlier:
         return None
-    return {"scoring_before": earlier[0], "rows": reader.named("scoring_drift", scoring_before=earlier[0]).to_dicts()}
+    rows = reader.named("scoring_drift", scoring_before=earlier[0]).to_dicts()
+    return {"scoring_before": earlier[0], "rows": [_steady(row, *_MOMENTS) for row in rows]}
+
+
+def _steady(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Round sums of many numbers: their last digits differ with the order in which threads add, and a page should not."""
+    return row | {name: float(f"{row[name]:.6g}") for name in names if row[name] is not None}

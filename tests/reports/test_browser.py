@@ -1,5 +1,6 @@
 """Laws of the report in a browser: what it shows by pointer, keyboard, search, filter and order; silent console, no request, readable by all."""
 
+import itertools
 import shutil
 import time
 
@@ -255,7 +256,7 @@ def test_keyboard_focus_tells_the_same_and_arrows_walk(page):
 
 def test_search_finds_text_over_token_borders_and_ids(page, reader):
     page.search("sat.")
-    expected = {f"e{n:02d}" for n in range(pages.NUM_EXAMPLES) if any([3, 4] == ids[i : i + 2] for ids in (pages.response(n, "chosen"), pages.response(n, "rejected")) for i in range(len(ids)))}  # fmt: skip
+    expected = {f"e{n:02d}" for n in range(pages.NUM_EXAMPLES) if any(ids[i : i + 2] == [3, 4] for ids in (pages.response(n, "chosen"), pages.response(n, "rejected")) for i in range(len(ids)))}  # fmt: skip
     assert 0 < len(expected) < pages.NUM_EXAMPLES
     assert page.texts("#found") == [f"{len(expected)} of 45 embedded examples"]
     assert set(page.texts(".t.hit")) == {" sat", "."}
@@ -287,7 +288,7 @@ def test_order_follows_the_column_and_the_policy(page, reader):
     means = dict(reader.sql("SELECT example_id, avg(stab_direct) FROM token_values WHERE branch = 'chosen' GROUP BY ALL").rows())
     found = [means[example] for example in page.all_ids()]
     assert len(found) == pages.NUM_EXAMPLES
-    assert all(one >= following - 0.005 * abs(following) for one, following in zip(found, found[1:], strict=False))
+    assert all(one >= following - 0.005 * abs(following) for one, following in itertools.pairwise(found))
     assert found[0] == max(found) > found[-1]
     page.choose("order", "lowest mean value first")
     assert means[page.ids()[0]] == pytest.approx(min(found), rel=0.01)

@@ -106,3 +106,15 @@ def test_a_report_of_a_real_run_holds_its_examples(valued_once, made):
     assert done.num_examples == valued_once.sql("SELECT count(DISTINCT example_id) FROM token_values")[0][0]
     assert content(text)["head"]["warehouse_name"] == f"{valued_once.warehouse.parent.name}/warehouse"
     assert [policy["policy"] for policy in content(text)["policies"]] == ["default", "full", "random"]
+
+
+def test_an_installed_package_carries_every_file_of_the_page():
+    import tomllib
+    from fnmatch import fnmatch
+    from pathlib import Path
+
+    root = Path(module.__file__).parent
+    settings = tomllib.loads((root.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    used = {"report.html", "report.css", *(f"{name}.js" for name in module._SCRIPTS)}
+    assert {path.name for path in (root / "assets").iterdir()} == used
+    assert all(any(fnmatch(f"assets/{name}", pattern) for pattern in settings["package-data"]["reports"]) for name in used)
