@@ -8,7 +8,7 @@ function facts(content) {
     ["Warehouse", head.warehouse_name], ["Release", `${head.release_id}, ${head.released_at} UTC`],
     ["Scoring", `${head.scoring_id.slice(0, 12)}, ${head.scored_at} UTC; ${head.estimator ?? "estimator not told"}${head.dtype ? `, ${head.dtype}` : ""}`],
     ["Models", `${head.scoring_model ?? "not told"}; reference ${head.reference_model ?? "not told"}`],
-    ["Valued", `${count(head.num_examples)} examples, ${count(head.num_sequences)} responses, ${count(head.num_tokens)} response tokens`],
+    ["Valued", `${count(head.num_examples)} examples, ${count(head.num_sequences)} responses, ${count(head.num_tokens)} tokens`],
     ["Embedded here", `${embedded.num_examples === head.num_examples ? "all" : "a sample of"} ${count(embedded.num_examples)} examples`],
   ];
   return told.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)));
@@ -22,13 +22,14 @@ function warnings({ head, policies, policy }) {
   return told.map((text) => h("p", { class: "warning" }, text));
 }
 
-function howToRead({ head, embedded }) {
+function howToRead({ head, embedded, sample }) {
   const smaller = embedded.num_examples < Math.min(embedded.asked, head.num_examples) ? ` (${count(embedded.asked)} would not have fitted into 5 MB)` : "";
   return [
     h("p", {}, "Every token of a response has four values. Direct: what a training step on the token's own loss does. Causal: what the losses of later tokens draw from the computation at this token. " +
       "Adaptation is measured against the validation loss (what should be learnt), stability against forgetting."),
     h("p", {}, h("strong", {}, "Positive (blue) = helps: "), "a step on the token lowers that loss. ", h("strong", {}, "Negative (orange) = hurts. "),
-      "The unit is nats per unit of the direction's length, so sizes compare within a column, not between adaptation and stability. Of a rejected response, the values are those of making it less likely."),
+      "The unit is nats per unit of the direction D, which is another one for adaptation than for stability: sizes compare within a column." +
+      (sample.sequences.branch_names.includes("rejected") ? " Of a rejected response, the values are those of making it less likely." : "")),
     h("p", {}, "Colour grows with the square root of the value; its range holds 98% of all tokens, what lies beyond has the full colour. Loss, reference loss and entropy are in nats (purple: larger); they say how surprising a token is, not whether it is good."),
     h("p", {}, "Masked tokens are struck through: the policy gives them no gradient. ↵ is a line break, ␣ a space, ⟨U+…⟩ a character that would not show."),
     h("p", {}, "Point at a token for its values, or go to a response with the Tab key and from token to token with the arrow keys; Escape hides the values."),
