@@ -257,7 +257,7 @@ class Tangents(TorchFunctionMode):
         with torch.no_grad():
             per_direction = [(_or_zero(q, query), _or_zero(k, key), _or_zero(v, value)) for q, k, v in zip(*tangents, strict=True)]
             factor = query.shape[-1] ** -0.5 if scale is None else scale
-            moved_output = attention_tangents(query, key, value, per_direction, attn_mask, is_causal, factor)
+            moved_output = attention_tangents(query, key, value, output.detach(), per_direction, attn_mask, is_causal, factor)
         output = _bare(output)  # attention keeps its output for the way back
         attach(output, moved_output)
         if self._meeting is Meeting.BOUNDARY:
