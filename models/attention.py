@@ -81,9 +81,7 @@ def _block_of(rows: Tensor, start: int, stop: int) -> Tensor:
     return rows[:, :, start:stop].flatten(1, 2)
 
 
-def _softmax(
-    scores: Tensor, weights: Tensor, mask: Tensor | None, start: int, stop: int, is_causal: bool, outer: tuple[int, int]
-) -> None:
+def _softmax(scores: Tensor, weights: Tensor, mask: Tensor | None, start: int, stop: int, is_causal: bool, outer: tuple[int, int]) -> None:
     """Write the attention weights of a block of queries, [B · groups, rows, keys]; the softmax runs in float32 at least.
 
     A query that may see nothing (left padding) gets finite weights that nobody reads.
