@@ -276,11 +276,11 @@ def test_alignment_texts_are_not_those_that_training_measures(valued_once):
     from tasks.settings import load
     from tasks.training_plan import plan_training
     from warehouse.queries import Queries
-    from warehouse.read import read
+    from warehouse.read import Reader
     from warehouse.release import opened
 
     config = load(valued_once.config)
-    with read(valued_once.warehouse) as reader:
+    with Reader(valued_once.warehouse) as reader:
         aligned = alignment_texts(config, identities.tokenization(reader, config)).texts
     with opened(valued_once.warehouse) as (con, _):
         measured = plan_training(Run.begin("train", config), Queries(con), "default").retention
