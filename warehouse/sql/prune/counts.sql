@@ -16,7 +16,8 @@ SELECT 'masks', count(*), coalesce(sum(strlen(settings)), 0)::BIGINT
 FROM record.masks WHERE mask_id NOT IN (SELECT mask_id FROM kept_masks)
 UNION ALL
 SELECT 'mask_values', count(*), coalesce(sum(len(keep) // 8 + 1 + 4 * coalesce(len(weight), 0)), 0)::BIGINT
-FROM record.mask_values WHERE mask_id NOT IN (SELECT mask_id FROM kept_masks)
+FROM record.mask_values
+WHERE mask_id NOT IN (SELECT rows_id FROM kept_masks) OR sequence_id NOT IN (SELECT sequence_id FROM kept_links WHERE sequence_id IS NOT NULL)
 UNION ALL
 SELECT 'pointers', count(*), coalesce(sum(strlen(name) + strlen(value)), 0)::BIGINT
 FROM record.pointers WHERE name NOT IN (SELECT name FROM kept_pointers)
