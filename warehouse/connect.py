@@ -201,7 +201,11 @@ def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]
                 time.sleep(0.2)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": datetime.now(UTC).isoformat()}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        try:
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:
+            if not faults.no_space(error):  # on a full disk the lock holds without a name: pruning must be possible
+                raise
         with faults.writing(folder):
             yield
     finally:

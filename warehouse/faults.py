@@ -4,6 +4,7 @@ import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import duckdb
 
@@ -71,8 +72,8 @@ def _restore(folder: Path) -> str:
     if release is None or not release.is_file():
         return f"There is no release to restore it from: remove {live} and value the data again"
     return (
-        f"The last release is a whole copy: rm -f '{live}.wal' && cp '{release}' '{live}', then run again; what was committed since the "
-        "release is computed again. Artefacts and finished parts are files of their own and stay"
+        f"The last release is a whole copy: rm -f {quote(f'{live}.wal')} && cp {quote(str(release))} {quote(str(live))}, then run again; what was "
+        "committed since the release is computed again. Artefacts and finished parts are files of their own and stay"
     )
 
 
