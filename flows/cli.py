@@ -93,6 +93,27 @@ def mask(
 
 
 @app.command()
+def prune(
+    config: Config = _DEFAULT_CONFIG,
+    set_: Set = None,
+    keep_last: Annotated[int, typer.Option(help="How many of the newest scorings, snapshots of a role and masks of a policy stay.")] = 3,
+    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Only what was made more than so many days ago goes.")] = None,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="What interrupted runs left for their next turn goes, too.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without this, only tell what would go.")] = False,
+) -> None:
+    """Remove old scorings, masks and snapshots with all that is only theirs; tell what would go, unless --apply is given."""
+    from flows.prune import prune_warehouse
+    from reports.terminal import print_pruning
+
+    done = prune_warehouse(str(config), list(set_ or []), keep_last, older_than, unfinished, apply)
+    print_pruning(done.plan, done.releases)
+    if not apply:
+        typer.echo("a dry run: nothing was removed; --apply removes it")
+        return
+    typer.echo(f"{done.warehouse}: removed; the live file took {done.num_bytes_before:,} bytes and takes {done.num_bytes_after:,}")
+
+
+@app.command()
 def train(
     config: Config = _DEFAULT_CONFIG,
     set_: Set = None,
@@ -243,12 +264,12 @@ def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
     from reports.terminal import print_status
     from tasks import status as plans
     from tasks.settings import load
-    from warehouse.read import read
+    from warehouse.read import Reader
     from warehouse.release import NoReleaseError
 
     loaded = load(config, set_ or [])
     try:
-        with read(loaded.warehouse_folder) as reader:
+        with Reader(loaded.warehouse_folder) as reader:
             head = f"release {reader.release.release_id}, {age(reader.release.age_s())} old{busy(loaded.warehouse_folder)}, in {loaded.warehouse_folder}"
             warning = plans.STABILITY_HINT if plans.stability_is_zero(reader) else None
             print_status(reader, head, warning, plans.pinned(reader), plans.plan(loaded, reader))
