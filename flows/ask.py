@@ -4,9 +4,8 @@ from pathlib import Path
 
 import typer
 
+from flows.options import DEFAULT_CONFIG
 from warehouse.read import Reader
-
-DEFAULT_CONFIG = Path("alphatoken.yaml")
 
 
 def answer(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -13,9 +13,10 @@ from rich.text import Text
 
 from reports.summary import rows, training_rows
 from warehouse import named_queries
+from warehouse.prune import PrunePlan
 from warehouse.read import Reader
 
-__all__ = ["print_answer", "print_queries", "print_response", "print_rows", "print_status", "rows", "training_rows"]
+__all__ = ["print_answer", "print_pruning", "print_queries", "print_response", "print_rows", "print_status", "rows", "training_rows"]
 
 _MAX_ROWS = 40
 
@@ -78,6 +79,22 @@ def _without_nesting(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _json(value: object) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def print_pruning(plan: PrunePlan, releases: Mapping[str, int]) -> None:
+    """Print what goes and what stays.
+
+    Args:
+        plan: rows and files that go, scorings and snapshots that stay.
+        releases: bytes on disk of each release that goes.
+    """
+    print_rows(
+        ((f"{kind} {one[:8]}", f"made {made:%Y-%m-%d %H:%M} UTC; {why}") for kind, one, made, why in plan.kept), title="stays, beside others"
+    )
+    lines = [(gone.kind, f"{gone.number:,} rows, {gone.num_bytes:,} bytes of content") for gone in plan.rows]
+    lines += [(gone.kind, f"{gone.number:,} on disk, {gone.num_bytes:,} bytes") for gone in plan.files]
+    lines += [("releases", f"{len(releases):,} on disk, {sum(releases.values()):,} bytes")] if releases else []
+    print_rows(lines or [("nothing", "")], title="goes")
 
 
 def _print_frame(frame: pl.DataFrame) -> None:
