@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -253,15 +254,19 @@ PARTS: dict[str, list[tuple[Any, ...]]] = {
 """Functions and their arguments after the bench, in the order in which they run."""
 
 
-def measure(bench: Bench, parts: Sequence[str] = tuple(PARTS)) -> dict[str, Case]:
-    """Run the parts, each function in a process of its own."""
+def measure(bench: Bench, parts: Sequence[str] = tuple(PARTS), *, inside: bool = False) -> dict[str, Case]:
+    """Run the parts, each function in a process of its own, or `inside` this one; each row is printed as it comes."""
     found: dict[str, Case] = {}
     for part in parts:
         for function, *arguments in PARTS[part]:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                cases = pool.submit(function, bench, *arguments).result()
+            if inside:
+                cases = function(bench, *arguments)
+            else:
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    cases = pool.submit(function, bench, *arguments).result()
             for name, case in cases.items():
-                print(row(name, case), flush=True)
+                sys.stdout.write(row(name, case) + "\n")
+                sys.stdout.flush()
             found |= cases
     return found
 
@@ -285,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
-        print(HEADER, flush=True)
+        sys.stdout.write(HEADER + "\n")
         measure(Bench(folder, args.tokens, args.repeats, args.memory_limit, not args.no_raw), args.only)
 
 

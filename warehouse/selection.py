@@ -175,10 +175,11 @@ def _sorted(values: NDArray[np.floating]) -> tuple[NDArray[np.generic], NDArray[
     if values.dtype != np.float32 or len(values) >= 1 << 32:
         places = np.argsort(values)
         return values[places], places
-    bits = (values + np.float32(0)).view(np.uint32)  # -0 becomes 0
-    packed = (bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))).astype("<u8")
-    packed <<= np.uint64(32)
-    packed |= np.arange(len(values), dtype=np.uint64)
+    packed = np.empty(len(values), "<u8")
+    for begin in range(0, len(values), _RUN_BLOCK):  # 8 bytes per value and no more
+        bits = (values[begin : begin + _RUN_BLOCK] + np.float32(0)).view(np.uint32)  # -0 becomes 0
+        block = (bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))).astype(np.uint64)
+        packed[begin : begin + _RUN_BLOCK] = block << np.uint64(32) | np.arange(begin, begin + len(block), dtype=np.uint64)
     packed.sort()
     halves = packed.view("<u4")
     return halves[1::2], halves[::2]
