@@ -105,7 +105,7 @@ def pair_losses(logits_BTV: Tensor, pairs: Pairs, settings: PreferenceSettings) 
         losses_P = smoothed_dpo_losses(kept_margins_P, settings.label_smoothing)
     real = slice(0, pairs.num_pairs)
     num_kept_B = is_kept_BT[:, 1:].sum(-1)
-    by_branch = (values_B.unflatten(0, (2, -1))[:, real] for values_B in (all_BT.sum(-1), num_kept_B, num_response_B))
+    by_branch = (values_B.reshape(2, -1)[:, real] for values_B in (all_BT.sum(-1), num_kept_B, num_response_B))
     return PairLosses(losses_P[real], margins_P[real], *by_branch)
 
 
@@ -117,8 +117,8 @@ def smoothed_dpo_losses(margins_P: Tensor, label_smoothing: float = 0.0) -> Tens
 
 def _difference(values_B: Tensor) -> Tensor:
     """Chosen minus rejected: [P]."""
-    chosen_P, rejected_P = values_B.unflatten(0, (2, -1))
-    return chosen_P - rejected_P
+    values_2P = values_B.reshape(2, -1)
+    return values_2P[0] - values_2P[1]
 
 
 def _require_everything(is_kept_BT: Tensor, is_response_BT: Tensor, weights_BT: Tensor | None) -> None:

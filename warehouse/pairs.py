@@ -43,7 +43,9 @@ def members_per_entry(order: pa.Table, mask_id: str) -> int:
     return 2
 
 
-def read_ref_losses(con: duckdb.DuckDBPyConnection, mask_id: str, sequence_ids: pa.Array, offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+def read_ref_losses(
+    con: duckdb.DuckDBPyConnection, mask_id: str, sequence_ids: pa.Array, offsets: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """Read the losses of the response tokens under the reference model, as the mask's scoring stored them.
 
     Args:

@@ -39,6 +39,7 @@ from warehouse.queries import Queries
 from warehouse.release import opened
 from warehouse.sequences import load_sequences
 
+
 @dataclass(frozen=True, order=True)
 class Cursor:
     """A place in the stream: the next batch to deliver. With a batch size, batch i of a whole run is `Cursor(*divmod(i, num_batches))`.

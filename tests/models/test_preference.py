@@ -56,7 +56,8 @@ LOSSES = ["token_weighted", "masked_margin", "dpo"]
 
 @pytest.mark.parametrize(("smoothing", "normalize"), [(0.0, False), (0.2, False), (0.0, True), (0.2, True)])
 @pytest.mark.parametrize(
-    ("loss", "soft"), [("token_weighted", False), ("masked_margin", False), ("dpo", False), ("token_weighted", True), ("masked_margin", True)]
+    ("loss", "soft"),
+    [("token_weighted", False), ("masked_margin", False), ("dpo", False), ("token_weighted", True), ("masked_margin", True)],
 )
 def test_the_gradient_of_eq_14_is_that_of_the_slow_loop(model, reference, loss, smoothing, normalize, soft):
     settings = PreferenceSettings(beta=0.3, loss=loss, label_smoothing=smoothing, length_normalization=normalize)
