@@ -24,7 +24,7 @@ Made = tuple[str, dict[str, Any]]
 """(content digest, details) of an artefact."""
 
 GetArtifact = Callable[[str, str, Mapping[str, Any], Callable[[Path], Made]], tuple[str, Path, Any]]
-"""`tasks.directions.Artifacts.get`."""
+"""`tasks.artifacts.Artifacts.get`."""
 
 Save = Callable[["dict[str, Tensor]", dict[str, Any], Path], Made]
 """Writes tensors with their details to a path, after a look at their norm."""

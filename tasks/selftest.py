@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from models.settings import LowRankSettings
 from tasks import adapters
-from tasks.directions import ScoringSetup, Sequences
+from tasks.directions import ScoringSetup
 from tasks.runs import Run
+from tasks.sequences import Sequences
 from warehouse.connect import Warehouse
 
 if TYPE_CHECKING:
