@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tasks.artifacts import Artifacts, saved
 from tasks.model_folders import check_same_shape, check_weights
 from tasks.retention import alignment_texts
 from tasks.runs import Run
-from tasks.sequences import Sequences
+from tasks.sequences import Sequences, Snapshot
 from tasks.settings import Configuration
 from tasks.stability import estimate_fisher, make_stability, make_texts, measure_alignment
 from warehouse.connect import Warehouse
@@ -89,25 +90,29 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     tokenization_id = tokenization.tokenization_id
     artifacts = Artifacts(warehouse, run, snapshot_id, refresh=refresh)
     sequences = Sequences(warehouse, tokenization_id)
-    models = _models(artifacts, warehouse, run, tokenization_id, lambda: sequences.of(snapshot_id), report)
+
+    @cache
+    def training() -> Snapshot:
+        return sequences.of(snapshot_id)
+
+    models = _models(artifacts, warehouse, run, tokenization_id, training, report)
     validation = sequences.of(validation_id)
-    if not validation:
+    if not validation.rows:
         raise ValueError("the validation set has no usable example; check data.validation and the table rejected_rows")
     if config.scoring.estimator == "value_propagation":
         adapt, stab, made = propagation.make_directions(
-            config, models, tokenization_id, lambda: sequences.of(snapshot_id), validation, artifacts.get, saved, report
+            config, models, tokenization_id, lambda: training().sequences, validation, artifacts.get, saved, report
         )
     else:
         digest_, adapt, details = artifacts.get(
-            "adapt", identities.adapt_key(config, models.scoring_digest, [s for s, _, _ in validation]), dataclasses.asdict(config.scoring.adaptation),
+            "adapt", identities.adapt_key(config, models.scoring_digest, validation.as_objective(config.preference.beta, models.reference_digest)), dataclasses.asdict(config.scoring.adaptation),
             lambda path: make_adaptation(run, models, validation, path),
         )  # fmt: skip
-        stab, made = _stability(artifacts, config, models, tokenization, lambda: sequences.prompts(snapshot_id), report)
+        stab, made = _stability(artifacts, config, models, tokenization, lambda: training().prompts, report)
         made["adapt"] = {"digest": digest_, **details}
     dense = {"adapt": adapt, "stab": stab}
     files = {
-        name: low_rank_form(artifacts, run, models, name, path, made[name], lambda: sequences.of(snapshot_id))
-        for name, path in dense.items()
+        name: low_rank_form(artifacts, run, models, name, path, made[name], lambda: training().sequences) for name, path in dense.items()
     }
     ids = identities.value_identities(
         config, models.scoring_digest, models.reference_digest, made["adapt"]["digest"], made["stab"]["digest"]
@@ -137,8 +142,7 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
 
 
 def _models(
-    artifacts: Artifacts, warehouse: Warehouse, run: Run, tokenization_id: str, training: Callable[[], list[tuple[str, list[int], list[int]]]],
-    report: Report,
+    artifacts: Artifacts, warehouse: Warehouse, run: Run, tokenization_id: str, training: Callable[[], Snapshot], report: Report,
 ) -> Models:  # fmt: skip
     """Find the reference and the scoring model: the given one, the reference itself, or a warm-up that is made where it is missing."""
     config = run.config
@@ -161,7 +165,7 @@ def _models(
         "warmup",
         identities.warmup_key(config, reference_digest, tokenization_id),
         dataclasses.asdict(config.scoring.warmup),
-        lambda path: warm_up(run, reference, reference_digest, training(), path, report),
+        lambda path: warm_up(run, reference, reference_digest, training().to_imitate, path, report),
     )
     return Models(reference, reference_digest, scoring, identities.scoring_digest(warehouse, scoring, reference_digest))
 
