@@ -181,7 +181,7 @@ class _Selection:
         if num == len(tokens):
             return tokens
         sequences = np.searchsorted(self.columns.starts, tokens, side="right") - 1
-        positions = self.columns.some("positions", tokens, np.int32)
+        positions = self.columns.some("positions", tokens)
         return tokens[np.lexsort((self.columns.numbers[sequences], positions))[:num]]
 
     def _keep_minimum(self, scores: Floats) -> None:

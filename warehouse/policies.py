@@ -1,7 +1,6 @@
 """Policies: how stored values become masks. The arithmetic is in masking.py; here are the identity of a mask and its one transaction."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from warehouse.digests import digest
 from warehouse.masking import Mask, compute
 from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
+from warehouse.policy_settings import DIRECTIONAL
 from warehouse.policy_settings import PolicySettings as PolicySettings
 from warehouse.token_columns import TokenColumns
 from warehouse.write import GROUPS, OPTIONAL_SIGNALS, receipt
@@ -41,9 +41,23 @@ class MaskReceipt:
     written: bool
 
 
-def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str) -> str:
-    """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too."""
-    return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
+def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str, beta: float | None = None) -> str:
+    """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too.
+
+    Args:
+        policy_settings: the policy.
+        scoring_id: the scoring.
+        snapshot_id: the training snapshot.
+        beta: β of DPO where the examples are pairs; it counts where the policy reads values of a direction, which are weighed by ω(β).
+
+    Returns:
+        the identity.
+    """
+    if beta is None:
+        return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
+    parts = [(branch, part.decisive()) for branch, part in policy_settings.parts(has_pairs=True)]
+    decides = any(part.stored_columns() & set(DIRECTIONAL) for _, part in policy_settings.parts(has_pairs=True))
+    return digest("mask", CODE_VERSION, parts, scoring_id, snapshot_id, beta if decides else None)
 
 
 def _rows_identity(settings: PolicySettings, scoring_id: str) -> str:
@@ -75,7 +89,8 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         missing = "scoring" if scoring_id is None else "snapshot"
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     _check_estimator(warehouse, policy, settings)
-    mask_id = mask_identity(settings, scoring_id, snapshot_id)
+    beta = _beta(warehouse, policy)
+    mask_id = mask_identity(settings, scoring_id, snapshot_id, beta)
     found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
         if warehouse.pointer(f"mask:{policy}") != mask_id:  # a transaction alone would already note the run
@@ -83,16 +98,46 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
                 warehouse.point(f"mask:{policy}", mask_id)
         num_tokens, num_kept, num_sequences = found
         return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=False)
-    rows_id = _rows_identity(settings, scoring_id) if settings.is_independent() else mask_id
+    # ω of a pair depends on β and on the examples that share a sequence: rows of pairs are those of their own mask.
+    shares_rows = beta is None and settings.is_independent()
+    ids = {"mask_id": mask_id, "rows_id": _rows_identity(settings, scoring_id) if shares_rows else mask_id}
     try:
-        first_rows = _prepare(warehouse, policy, settings, rows_id)
-        with warehouse.scratch("mask") as columns:
-            mask = _compute(policy, settings, TokenColumns(warehouse, columns, first_rows))
-        ids = {"mask_id": mask_id, "rows_id": rows_id, "scoring_id": scoring_id, "snapshot_id": snapshot_id}
-        num_sequences, num_tokens, num_kept = _write(warehouse, policy, settings, mask, ids, run_id)
+        with warehouse.transaction():
+            warehouse.run("masks/delete_mask", mask_id=mask_id)  # leftovers of a mask without receipt
+            warehouse.run("masks/delete_mask_values", mask_id=mask_id)
+            for branch, part in settings.parts(has_pairs=beta is not None):
+                mask = _compute(warehouse, policy, part, branch, ids["rows_id"] if shares_rows else None)
+                warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
+            num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"])
+            warehouse.run(
+                "masks/insert_mask",
+                policy=policy, settings=settings.as_json(beta), scoring_id=scoring_id, snapshot_id=snapshot_id, num_tokens=num_tokens,
+                num_kept=num_kept, run_id=run_id, **ids,
+            )  # fmt: skip
+            receipt(warehouse, "mask", mask_id, num_sequences, run_id)
+            warehouse.point(f"mask:{policy}", mask_id)
     finally:
         warehouse.run("masks/drop_sequences")
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
+
+
+def _beta(warehouse: Warehouse, policy: str) -> float | None:
+    """Read the β by which the values of pairs are weighed.
+
+    Returns:
+        β; None where the training examples are single responses.
+
+    Raises:
+        ValueError: the examples are pairs and there is none.
+    """
+    if warehouse.one("ingest/current_kind") != ("preference",):
+        return None
+    beta = warehouse.pointer("beta")
+    if beta is None:
+        raise ValueError(
+            f"policy {policy!r}: the training data are pairs and the warehouse has no β to weigh them by; run `alphatoken value`"
+        )
+    return float(beta)
 
 
 def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
@@ -112,8 +157,8 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
         )
 
 
-def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, rows_id: str) -> dict[str, int]:
-    """Make mask_sequences, the sequences whose rows are to be computed.
+def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> dict[str, int]:
+    """Make mask_sequences, the sequences whose rows are to be computed: those of a branch, or all, that have no known rows.
 
     Returns:
         per group of values, the row of its table before which no sequence lies.
@@ -122,24 +167,26 @@ def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, rows_i
         ValueError: values, or a signal, are missing.
     """
     warehouse.run("masks/column_lists")
-    warehouse.run("masks/create_sequences", known_rows_id=rows_id if settings.is_independent() else None)
+    warehouse.run("masks/create_sequences", known_rows_id=known_rows_id, branch=branch)
     return _check_complete(warehouse, policy, settings)
 
 
-def _compute(policy: str, settings: PolicySettings, columns: TokenColumns) -> Mask:
-    """Compute the rows.
+def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> Mask:
+    """Compute the rows that are not known yet.
 
     Returns:
         the mask.
 
     Raises:
-        ValueError: the expression cannot be computed of some token's values.
+        ValueError: values, or a signal, are missing; or the expression cannot be computed of some token's values.
         OutOfRangeException: as the others (InvalidInputException, ConversionException), a fault of our own statement.
         InvalidInputException: likewise.
         ConversionException: likewise.
     """
+    first_rows = _prepare(warehouse, policy, settings, branch, known_rows_id)
     try:
-        return compute(columns, settings)
+        with warehouse.scratch("mask") as folder:
+            return compute(TokenColumns(warehouse, folder, first_rows), settings)
     except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         if settings.expression is None:
             raise
@@ -147,25 +194,6 @@ def _compute(policy: str, settings: PolicySettings, columns: TokenColumns) -> Ma
             f"policy {policy!r}: the expression {settings.expression!r} cannot be computed of some token's values: "
             f"{str(error).splitlines()[0]}; guard it, as in CASE WHEN loss < 100 THEN loss::INTEGER END"
         ) from error
-
-
-def _write(warehouse: Warehouse, policy: str, settings: PolicySettings, mask: Mask, ids: Mapping[str, str], run_id: str) -> tuple[int, ...]:
-    """Commit rows, mask, receipt and pointer together.
-
-    Returns:
-        sequences, response tokens and kept tokens of the mask.
-    """
-    with warehouse.transaction():
-        warehouse.run("masks/delete_mask", mask_id=ids["mask_id"])
-        warehouse.run("masks/delete_mask_values", mask_id=ids["mask_id"])
-        warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
-        num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"])
-        warehouse.run(
-            "masks/insert_mask", policy=policy, settings=settings.as_json(), num_tokens=num_tokens, num_kept=num_kept, run_id=run_id, **ids
-        )
-        receipt(warehouse, "mask", ids["mask_id"], num_sequences, run_id)
-        warehouse.point(f"mask:{policy}", ids["mask_id"])
-    return num_sequences, num_tokens, num_kept
 
 
 def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> dict[str, int]:

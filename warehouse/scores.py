@@ -80,7 +80,7 @@ def per_sequence(add: np.ufunc, values: NDArray[Any], block: Block, empty: float
     return found
 
 
-def statistics(columns: TokenColumns, flat: NDArray[np.float32], groups: Groups) -> Statistics:
+def statistics(columns: TokenColumns, flat: NDArray[np.floating], groups: Groups) -> Statistics:
     """Compute mean and deviation over every value of each group that is not NULL, those of protected tokens included.
 
     The same values must give the same mask on any machine, and a parallel sum depends in its last bits on who adds what first. So each
@@ -122,7 +122,7 @@ def _group_sums(columns: TokenColumns, groups: Groups, of_sequences: Floats) -> 
     return sums
 
 
-def twice_ranks(columns: TokenColumns, flat: NDArray[np.float32], groups: Groups) -> tuple[NDArray[np.uint32], Integers]:
+def twice_ranks(columns: TokenColumns, flat: NDArray[np.floating], groups: Groups) -> tuple[NDArray[np.uint32], Integers]:
     """Rank a column in its groups.
 
     Returns:
@@ -183,13 +183,15 @@ class ValueScores:
         self._weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
 
     def _prepare(self, column: str, flat: NDArray[np.float32], forms: set[str]) -> None:
+        values = self._columns.weighted(column, flat)
         if "zscore" in forms:
-            self._statistics[column] = statistics(self._columns, flat, self._groups)
-        if "rank" in forms:
-            twice, self._sizes[column] = twice_ranks(self._columns, flat, self._groups)
+            self._statistics[column] = statistics(self._columns, values, self._groups)
+        if "rank" in forms:  # within a response a weight changes no rank, and the values as stored have few enough bits to be packed
+            ranked = flat if self._groups.over == "response" else values
+            twice, self._sizes[column] = twice_ranks(self._columns, ranked, self._groups)
             self._columns.keep(f"rank_{column}", twice)
         if forms != {"rank"}:
-            self._columns.keep(column, flat)
+            self._columns.keep(column, values)
 
     def close(self) -> None:
         """Close the database of the expression."""
@@ -206,7 +208,7 @@ class ValueScores:
         scores = self._evaluate(block)
         scores[~(np.abs(scores) <= 1e300)] = np.nan
         if self._settings.window > 1:
-            scores = pooled(scores, block, self._columns.of("positions", block, np.int32), self._settings.window // 2)
+            scores = pooled(scores, block, self._columns.of("positions", block), self._settings.window // 2)
         return to_37_bits(scores)
 
     def _evaluate(self, block: Block) -> Floats:
@@ -220,7 +222,7 @@ class ValueScores:
 
     def _column(self, name: str, block: Block) -> Floats:
         if name.startswith("rank_"):
-            twice = self._columns.of(name, block, np.uint32)
+            twice = self._columns.of(name, block)
             others = self._groups.per_token(block, self._sizes[name.removeprefix("rank_")] - 1)
             ranks: Floats = (twice / 2 - 1) / np.where(others > 0, others, np.nan)
             ranks[np.broadcast_to(others == 0, ranks.shape)] = 0.5
@@ -229,10 +231,10 @@ class ValueScores:
         if name.startswith("zscore_"):
             column = name.removeprefix("zscore_")
             found = self._statistics[column]
-            values: Floats = self._columns.of(column, block, np.float32) - self._groups.per_token(block, found.means)
+            values: Floats = self._columns.of(column, block) - self._groups.per_token(block, found.means)
             values *= self._groups.per_token(block, found.factors)
             return values
-        stored: Floats = self._columns.of(name, block, np.float32).astype(np.float64)
+        stored: Floats = self._columns.of(name, block).astype(np.float64)
         return stored
 
 
@@ -254,12 +256,12 @@ class RandomScores:
 
     def of(self, block: Block) -> Floats:
         """Compute the scores of a block."""
-        positions = self._columns.of("positions", block, np.int32).astype(np.uint64)
+        positions = self._columns.of("positions", block).astype(np.uint64)
         mixed = block.per_token(self._keys[block.sequences]) + (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
         scores: Floats = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(27)).astype(np.float64)
-        scores[np.isnan(self._columns.of("adapt_direct", block, np.float32))] = np.nan
+        scores[np.isnan(self._columns.of("adapt_direct", block))] = np.nan
         return scores
 
 

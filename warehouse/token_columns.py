@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from warehouse.connect import Warehouse
+from warehouse.policy_settings import DIRECTIONAL
 
 Integers = NDArray[np.int64]
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class TokenColumns:
         numbers: its ordinal by sequence_id.
         sources: ordinal of its source.
         num_tokens: tokens of all.
+        weights: where the examples are pairs, what the values of a direction are multiplied by (ω); None otherwise.
         num_workers: threads that `each` uses.
     """
 
@@ -71,12 +73,16 @@ class TokenColumns:
         """
         self.warehouse, self._folder, self._first_rows = warehouse, folder, first_rows
         self._held: dict[str, NDArray[Any]] = {}
+        self._types: dict[str, np.dtype[Any]] = {}
         found = warehouse.run("masks/read_sequences").fetchnumpy()
         self.numbers, self.sources, self.lengths = (
             np.asarray(found[name], dtype=np.int64) for name in ("number", "source_number", "num_tokens")
         )
         self.starts: Integers = np.cumsum(self.lengths) - self.lengths
         self.num_tokens = int(self.lengths.sum())
+        self.weights: NDArray[np.float64] | None = None
+        if warehouse.pointer("beta") is not None:
+            self.weights = np.asarray(warehouse.run("masks/read_weights").fetchnumpy()["weight"], dtype=np.float64)
         self.num_workers = int(warehouse.con.execute("SELECT current_setting('threads')").fetchall()[0][0])
 
     def blocks(self) -> Iterator[Block]:
@@ -99,6 +105,12 @@ class TokenColumns:
         group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(name.partition("_")[0], "signals")
         flat = np.full(self.num_tokens, np.nan, np.float32)
         return self.read("masks/read_column", flat, name=name, first_row=self._first_rows[group])
+
+    def weighted(self, name: str, flat: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Multiply values of a direction by the weights of their sequences, in float64; anything else is returned as it is."""
+        if self.weights is None or name not in DIRECTIONAL:
+            return flat
+        return flat * np.repeat(self.weights, self.lengths)
 
     def read(self, statement: str, flat: NDArray[Any], **parameters: Any) -> NDArray[Any]:
         """Fill a flat array from lists.
@@ -139,19 +151,20 @@ class TokenColumns:
 
     def keep(self, name: str, flat: NDArray[Any]) -> None:
         """Put a column aside; it is not to be changed any more."""
+        self._types[name] = flat.dtype
         if flat.nbytes + sum(held.nbytes for held in self._held.values()) <= _HELD_BYTES:
             self._held[name] = flat
         else:
             flat.tofile(self._folder / name)
 
-    def of(self, name: str, block: Block, dtype: type[np.generic]) -> NDArray[Any]:
+    def of(self, name: str, block: Block) -> NDArray[Any]:
         """Read a column's values of a block; they are not to be changed."""
         if name in self._held:
             return self._held[name][block.tokens]
-        size = np.dtype(dtype).itemsize
-        return np.fromfile(self._folder / name, dtype, block.num_tokens, offset=size * block.tokens.start)
+        kind = self._types[name]
+        return np.fromfile(self._folder / name, kind, block.num_tokens, offset=kind.itemsize * block.tokens.start)
 
-    def some(self, name: str, tokens: Integers, dtype: type[np.generic]) -> NDArray[Any]:
+    def some(self, name: str, tokens: Integers) -> NDArray[Any]:
         """Read a column's values of a few tokens."""
-        column = self._held[name] if name in self._held else np.memmap(self._folder / name, dtype, "r")
+        column = self._held[name] if name in self._held else np.memmap(self._folder / name, self._types[name], "r")
         return np.asarray(column[tokens])

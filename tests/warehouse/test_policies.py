@@ -99,7 +99,7 @@ def weights_of(warehouse, policy_settings):
 def scores_of(warehouse, policy_settings, folder):
     """Compute the scores behind a mask: name of the sequence to its list."""
     folder.mkdir()
-    columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, "none"))
+    columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, None, None))
     with closing(ValueScores(columns, policy_settings)) as scores:
         flat = np.concatenate(columns.each(scores.of))
     names = warehouse.con.execute("SELECT sequence_id FROM mask_sequences ORDER BY place").fetchall()

@@ -204,7 +204,7 @@ def killed_at(monkeypatch, step):
     monkeypatch.setattr(module, step, stop)
 
 
-@pytest.mark.parametrize("step", ["_copy", "_write_synced", "_sync_folder", "_prune"])
+@pytest.mark.parametrize("step", ["_copy", "_write_synced", "_sync_folder", "prune_releases"])
 def test_a_run_killed_at_any_step_is_made_good_by_the_next(tmp_path, monkeypatch, step):
     first = make(tmp_path, "1", 1)
     change(tmp_path, "2")

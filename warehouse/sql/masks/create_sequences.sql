@@ -1,7 +1,8 @@
 -- The distinct sequences of the current snapshot that have no rows yet, without values: 200 million tokens make a million small
 -- rows. Places follow the order in which adaptation values are stored, so that most reads of values are copies; number orders sequences by
 -- sequence_id; NULL sources are one source. Source is the smallest of the examples that share the sequence.
--- Grain: one row per sequence. Parameters: $known_rows_id: rows that may be there already, NULL for none.
+-- Grain: one row per sequence. Parameters: $known_rows_id: rows that may be there already, NULL for none; $branch: chosen or rejected,
+-- NULL for all.
 CREATE OR REPLACE TEMP TABLE mask_sequences AS
 WITH named AS (
     SELECT links.sequence_id, min(members.source) AS source
@@ -9,6 +10,7 @@ WITH named AS (
     JOIN record.example_sequences AS links ON links.example_id = members.example_id
     WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
       AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
+      AND links.branch = coalesce($branch, links.branch)
       AND links.sequence_id NOT IN (SELECT sequence_id FROM record.mask_values WHERE mask_id = $known_rows_id)
     GROUP BY links.sequence_id
 ),
