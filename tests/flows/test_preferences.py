@@ -360,6 +360,21 @@ def test_status_tells_that_nothing_is_to_be_done_and_what_beta_would_change(pair
     assert told("preference.beta=0.7")["directions"] == "adaptation direction"
 
 
+def test_named_queries_tell_branches_and_sources_of_pairs_apart(paired_once):
+    from warehouse.read import read
+
+    with read(paired_once.warehouse) as reader:
+        margins = reader.named("margins_by_source")
+        assert margins.select("source", "num_pairs").sort("source").rows() == [("a", NUM_PAIRS // 2), ("b", NUM_PAIRS // 2)]
+        expected = dict(paired_once.sql("SELECT source, avg((margin > 0)::INT) FROM pairs GROUP BY source"))
+        assert dict(margins.select("source", "accuracy").rows()) == pytest.approx(expected)
+        for name in ("value_by_source", "kept_by_source", "end_of_turn_value", "kept_by_position_decile"):
+            both, one, other = (reader.named(name, branch=branch)["num_tokens"].sum() for branch in ("all", "chosen", "rejected"))
+            assert one > 0
+            assert both == one + other
+        assert reader.named("mask_overlap", branch="sft")["num_tokens"].to_list() == [0]
+
+
 def test_an_example_is_told_with_both_branches(paired_once, capsys):
     from reports.story import print_story
     from warehouse.explain import explain
