@@ -3,6 +3,7 @@
 -- Counted per id of the vocabulary first, so that a text is classified once.
 -- Grain: one row per class of token.
 -- $policy = default: whose mask
+-- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH long AS (
     SELECT
         tokenizations.tokenizer_digest,
@@ -13,7 +14,7 @@ WITH long AS (
     JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
     JOIN record.tokenizations AS tokenizations
         ON tokenizations.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
-    WHERE masks.is_current AND masks.policy = $policy
+    WHERE masks.is_current AND masks.policy = $policy AND ($branch = 'all' OR current.branch = $branch)
 ),
 per_id AS (
     SELECT tokenizer_digest, token_id, count(*) AS num_tokens, count(*) FILTER (keep) AS num_kept FROM long GROUP BY ALL
