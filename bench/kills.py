@@ -89,7 +89,9 @@ def kill_often(num_kills: int, num_examples: int, seed: int, folder: Path, tell:
                 outcome.num_receipts += _check_copy(here)
                 outcome.num_checks += 1
             found = _in_child(rows_of, here / "warehouse")
-            assert found == expected[job], f"after {JOBS[job]!r} of round {outcome.num_rounds} these tables differ: {_different(found, expected[job])}"
+            assert found == expected[job], (
+                f"after {JOBS[job]!r} of round {outcome.num_rounds} these tables differ: {_different(found, expected[job])}"
+            )
             _check_copy(here)
         shutil.rmtree(here)
         tell(f"round {outcome.num_rounds}: {sum(outcome.stages.values())} kills")
@@ -141,7 +143,8 @@ def _run(here: Path, job: int, num_examples: int, after_s: float | None) -> str 
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGKILL and not said:
         return stage.read_text().strip()
-    assert code in (0, -signal.SIGKILL) and not json.loads(said)[1], f"the job {JOBS[job]!r} failed: {said}"
+    assert code in (0, -signal.SIGKILL), f"the job {JOBS[job]!r} ended with {code}"  # killed after it had said how it went, or not at all
+    assert not json.loads(said)[1], f"the job {JOBS[job]!r} failed: {said}"
     return None
 
 
@@ -358,7 +361,16 @@ def import_all() -> None:
     """Import what the jobs need, once for all children; nothing is computed, so no thread exists when this process forks."""
     import importlib
 
-    for name in ("flows.value_tokens", "pandas", "models.batches", "models.scoring", "tasks.scoring", "warehouse.policies", "warehouse.compact", "warehouse.prune"):
+    for name in (
+        "flows.value_tokens",
+        "pandas",
+        "models.batches",
+        "models.scoring",
+        "tasks.scoring",
+        "warehouse.policies",
+        "warehouse.compact",
+        "warehouse.prune",
+    ):
         importlib.import_module(name)
 
 

@@ -52,7 +52,12 @@ print(json.dumps({"seen": seen, "rounds": rounds}), flush=True)
 @pytest.fixture
 def reader(valued):
     process = subprocess.Popen(
-        [sys.executable, "-c", READER, str(valued.warehouse)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", READER, str(valued.warehouse)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     yield process
