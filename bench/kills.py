@@ -269,7 +269,8 @@ class _Scorer:
 def _value(run: Any, job: int, num_examples: int) -> None:
     """Ingest, tokenize, make directions, score, mask: as the flow does, in the same order and by the same functions."""
     from tasks import scoring
-    from tasks.directions import Artifacts, ScoringSetup
+    from tasks.artifacts import Artifacts
+    from tasks.directions import ScoringSetup
     from warehouse.ingest import read_examples
     from warehouse.policies import write_mask
     from warehouse.write import ValueIdentities, write_scoring, write_snapshot

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.adapter_files import ADAPTER_WEIGHTS, adapter_config, check_adapter_files
 from models.quantised import num_parameters, replace_quantised
 from models.reference import load_model, load_raw
-from models.settings import LoraSettings
+from models.training_settings import LoraSettings
 
 STABILITY_COVERS_B = "at the reference B = 0, where A has no gradient, so the Fisher of A is zero and stability covers lora_B alone"
 """Why stability leaves A out."""

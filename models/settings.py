@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-CODE_VERSIONS = {"train": 1, "fisher": 2, "directions": 2, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
+from models.training_settings import LoraSettings
+
+CODE_VERSIONS = {"train": 1, "preference": 1, "fisher": 2, "directions": 2, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
 
 
@@ -25,29 +27,6 @@ class ModelSettings:
     scoring: str | None = None
     revision: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters instead of full fine-tuning (needs the `peft` extra).
-
-    Attributes:
-        rank: rank of the adapters.
-        alpha: scale; the update is alpha / rank times B A.
-        dropout: dropout on the adapters' input.
-        target_modules: names of the layers to adapt, `all-linear` for all.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"lora: rank {self.rank} (at least 1), dropout {self.dropout} (in [0, 1))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,64 +260,4 @@ class ScoringSettings:
             raise ValueError(
                 f"scoring.signals: got {', '.join(self.signals)} with the estimator value_propagation, which gives loss and entropy alone; "
                 "leave the list empty, or set scoring.estimator to exact"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """Fine-tuning on a mask.
-
-    Attributes:
-        policy: whose mask; `full` trains on every response token.
-        start: weights to start from: the reference, or the scoring model.
-        epochs: passes over the data; ignored when max_steps is given.
-        max_steps: optimizer steps.
-        batch_size: sequences per device and step of accumulation.
-        bucket_window: sequences, in shuffled order, among which those of like length share batches; 0 = none: batches of any lengths.
-        gradient_accumulation: batches per optimizer step; the loss is a mean over the kept tokens of all of them.
-        learning_rate: peak learning rate of AdamW.
-        schedule: learning-rate schedule, a name that transformers knows.
-        warmup_steps: steps of linear rise.
-        weight_decay: AdamW's weight decay.
-        dtype: float32 or bfloat16 mixed precision.
-        seed: seed of order, dropout and adapters.
-        save_steps: a checkpoint every so many steps, from which a killed run goes on.
-        output: folder of checkpoints; relative to the configuration file.
-        lora: train adapters instead of all weights.
-        report_to: trackers of transformers to report to; nothing by default.
-        evaluation_limit: sequences measured at most, of the evaluation set and of the retention text each.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    policy: str = "default"
-    start: Literal["reference", "scoring"] = "reference"
-    epochs: float = 1.0
-    max_steps: int | None = None
-    batch_size: int = 16
-    bucket_window: int = 0
-    gradient_accumulation: int = 1
-    learning_rate: float = 5e-4
-    schedule: str = "cosine"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    save_steps: int = 200
-    output: str = "runs"
-    lora: LoraSettings | None = None
-    report_to: tuple[str, ...] = ()
-    evaluation_limit: int = 300
-
-    def __post_init__(self) -> None:
-        positive = {"batch_size": self.batch_size, "gradient_accumulation": self.gradient_accumulation, "save_steps": self.save_steps}
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"training.{name} is {value}; it must be at least 1")
-        if self.bucket_window < 0:
-            raise ValueError(f"training.bucket_window is {self.bucket_window}; it must be at least 0")
-        rates = (self.epochs, self.learning_rate)
-        if not all(0 < rate < math.inf for rate in rates) or (self.max_steps is not None and self.max_steps < 1):
-            raise ValueError(
-                f"training: epochs {self.epochs}, max_steps {self.max_steps}, learning_rate {self.learning_rate}; all must be positive and finite"
             )

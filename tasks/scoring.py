@@ -249,7 +249,7 @@ def _score_part(
     """
     wanted = pa.table({"sequence_id": [s for batch in batches for s in batch]})
     fetched = warehouse.join("values/fetch_sequences", wanted)
-    content = {s: (ids, positions) for s, ids, positions in fetched}
+    content = {s: (ids, positions, weight) for s, ids, positions, weight in fetched}
     rows = []
     for batch in batches:
         try:
@@ -258,7 +258,7 @@ def _score_part(
             if not _is_out_of_memory(error):
                 raise
             raise OutOfMemoryInBatchError(str(error).splitlines()[0]) from error
-        rows += [_row(s, v) for s, v in zip(batch, values, strict=True)]
+        rows += [_row(s, v.weighted(content[s][2])) for s, v in zip(batch, values, strict=True)]
         for s, v in zip(batch, values, strict=True):
             if v.num_not_finite:
                 logger.warning("sequence %s has %d values that are not finite; they are stored as NULL", s, v.num_not_finite)

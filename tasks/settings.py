@@ -14,7 +14,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from models.chat import TokenizeSettings
-from models.settings import ModelSettings, ScoringSettings, TrainingSettings
+from models.settings import ModelSettings, ScoringSettings
+from models.training_settings import PreferenceSettings, TrainingSettings
 from warehouse.ingest import SourceSettings
 from warehouse.policies import BUILT_IN, PolicySettings
 from warehouse.settings import WarehouseSettings
@@ -55,7 +56,8 @@ class Configuration:
         model: the models.
         scoring: how tokens are valued.
         policy: named policies; `default`, `random`, `full` and, for `value_propagation`, `paper` exist without being named.
-        training: fine-tuning on a mask.
+        training: training on a mask.
+        preference: preference optimization, for pairs of responses.
         warehouse: the store.
         base: folder that relative paths start from: that of the configuration file.
     """
@@ -67,6 +69,7 @@ class Configuration:
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     policy: Mapping[str, PolicySettings] = field(default_factory=dict)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    preference: PreferenceSettings = field(default_factory=PreferenceSettings)
     warehouse: WarehouseSettings = field(default_factory=WarehouseSettings)
     base: Path = Path()
 
@@ -127,7 +130,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Configuration:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} or an override is not YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigurationError(f"{path} holds {type(raw).__name__}, expected sections data, model, scoring, policy, training, warehouse")
+        raise ConfigurationError(
+            f"{path} holds {type(raw).__name__}, expected sections data, model, scoring, policy, training, preference, warehouse"
+        )
     for key, value in changes:
         _override(raw, key.split("."), value)
     return build(raw, path.resolve().parent, str(path))

@@ -104,7 +104,7 @@ def _directions(
     if scoring is not None and validation is not None:
         rows = reader.run("status/validation_sequences", tokenization_id=how.tokenization_id, example_ids=list(validation)).fetchall()
         make_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
-        adapt_key = make_key(config, scoring, [str(row[0]) for row in rows])
+        adapt_key = make_key(config, scoring, identities.objective(rows, config.preference.beta, reference))
     adapt = find("adaptation direction", adapt_key)
     if by_propagation:
         fisher = find("token-level Fisher", identities.token_fisher_key(config, reference, how.tokenization_id))

@@ -292,7 +292,8 @@ def test_init_writes_a_file_that_loads_and_is_never_overwritten(call, tmp_path):
 
 
 def test_init_writes_the_defaults_that_the_settings_have(call, tmp_path):
-    from models.settings import ScoringSettings, TrainingSettings
+    from models.settings import ScoringSettings
+    from models.training_settings import TrainingSettings
     from tasks.settings import load
     from warehouse.policies import BUILT_IN
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from flows.template import configuration_text
-from models.settings import LoraSettings, ScoringSettings, TrainingSettings
+from models.settings import ScoringSettings
+from models.training_settings import LoraSettings, TrainingSettings
 from tasks.settings import ConfigurationError, build, load
 from warehouse.ingest import SourceSettings
 from warehouse.policies import BUILT_IN, PolicySettings
