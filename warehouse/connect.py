@@ -198,6 +198,9 @@ def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]
     Raises:
         PermissionError: the folder cannot be written.
         WarehouseBusyError: the lock was not free in time; the message names the holder.
+        DiskFullError: the block found no room.
+        DamagedDatabaseError: the block found the live file damaged.
+        OSError: the lock's file cannot be written.
     """
     _require_writable(folder)
     path = folder / "writer.lock"
