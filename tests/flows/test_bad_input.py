@@ -66,7 +66,9 @@ def empty_file(project):
 
 
 def mixture(project):
-    write_rows(project.folder / "train.jsonl", [{"prompt": "one ?", "response": "one"}, {"prompt": "one ?", "chosen": "one", "rejected": "two"}])
+    write_rows(
+        project.folder / "train.jsonl", [{"prompt": "one ?", "response": "one"}, {"prompt": "one ?", "chosen": "one", "rejected": "two"}]
+    )
 
 
 def blank_validation(project):
