@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.settings import CODE_VERSIONS
+from tasks import identities
 from tasks.runs import Run
 from warehouse.connect import Warehouse
 
@@ -68,7 +70,7 @@ class Artifacts:
             self._warehouse.run(
                 "artifacts/insert_artifact",
                 artifact_key=key, kind=kind, content_digest=content, path=str(path.relative_to(self._warehouse.folder)),
-                settings=json.dumps(settings, sort_keys=True), details=json.dumps(details), snapshot_id=self._snapshot_id, run_id=self._run.run_id,
+                settings=json.dumps({**settings, "code_version": CODE_VERSIONS[identities.MADE_BY[kind]]}, sort_keys=True), details=json.dumps(details), snapshot_id=self._snapshot_id, run_id=self._run.run_id,
             )  # fmt: skip
         self.num_made += 1
         return content, path, details

@@ -122,7 +122,8 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         "signals": sorted(config.scoring.signals),
         "reference": {"name": config.model.reference, "digest": models.reference_digest},
         "scoring": {"name": config.model.scoring or ("warm-up" if models.scoring != models.reference else config.model.reference), "digest": models.scoring_digest},
-        "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id, **made,
+        "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id,
+        "code_versions": identities.code_versions(config), **made,
     }  # fmt: skip
     is_zero = made["stab"]["norm"] == 0
     if is_zero:

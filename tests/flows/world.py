@@ -139,6 +139,12 @@ class Project:
 
         return mask_tokens(str(self.config), list(overrides), policy)
 
+    def prune(self, *overrides: str, **rules: Any) -> Any:
+        """Run the flow `prune`."""
+        from flows.prune import prune_warehouse
+
+        return prune_warehouse(str(self.config), list(overrides), **rules)
+
     def train(self, *overrides: str, policy: str | None = None) -> Any:
         """Run the flow `train_masked`."""
         from flows.train_masked import train_masked
@@ -190,12 +196,13 @@ def unplug(replace: Any) -> None:
     """Replace every flow and task by its function, and artifacts by nothing; `replace(module, name, value)` does it."""
     from prefect import Flow, Task
 
+    import flows.prune
     import flows.self_test
     import flows.train_masked
     import flows.value_tokens
-    from tasks import stages
+    from tasks import pruning, stages
 
-    for module in (stages, flows.self_test, flows.train_masked, flows.value_tokens):
+    for module in (stages, pruning, flows.prune, flows.self_test, flows.train_masked, flows.value_tokens):
         for name, found in list(vars(module).items()):
             if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)
