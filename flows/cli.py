@@ -27,7 +27,7 @@ def main() -> None:
     """Run the command line; faults of input end with one clear line and status 1."""
     from tasks.quiet import configure
 
-    configure()
+    configure(served=sys.argv[1:2] == ["serve"])
     try:
         app()
     except BaseException as error:
@@ -255,6 +255,22 @@ def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
 
 
 @app.command()
+def serve(config: Config = _DEFAULT_CONFIG) -> None:
+    """Register the deployments at the Prefect server, and start their runs by schedule and event until stopped."""
+    from flows.serve import serve as serve_deployments
+
+    serve_deployments(config)
+
+
+@app.command()
+def watch(config: Config = _DEFAULT_CONFIG) -> None:
+    """Look at the data files and send Prefect an event when one changed: beside workers; `serve` does it by itself."""
+    from flows.serve import watch as watch_files
+
+    watch_files(config)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path | None, typer.Argument(help="Where to put the demo; a folder of the user's cache when absent.")] = None,
 ) -> None:
@@ -271,3 +287,7 @@ def _tokenizer(queries: Any, config: Any) -> Any:
 
     folder = identities.reference_folder(config, download=False)
     return Tokenizer(folder / "tokenizer.json", identities.tokenization(queries, config).tokenizer_digest)
+
+
+if __name__ == "__main__":
+    main()

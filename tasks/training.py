@@ -15,7 +15,7 @@ from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
 from warehouse.connect import writer_lock
 from warehouse.queries import Queries
-from warehouse.release import Release, opened, write_release
+from warehouse.release import Release, held, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
 from warehouse.write import write_training
 
@@ -221,3 +221,5 @@ def note_training(
             )  # fmt: skip
             runs.finish(warehouse, run.run_id, "completed", {"steps": max(step for step, _ in metrics)}, None)
         write_release(config.warehouse_folder, config.warehouse.keep_releases)
+    if (reason := held(config.warehouse_folder)) is not None:
+        logger.warning("the training is noted and comes with the next release, which a data alert keeps back: %s", reason)

@@ -36,6 +36,10 @@ LOCKED_DOWN = {
 """Options of every connection to a release; all readers of one process must open it with the same."""
 
 
+HELD = "held"
+"""File of a warehouse whose state must not be released, with the reason; a data alert makes it, a run without one removes it."""
+
+
 class NoReleaseError(FileNotFoundError):
     """The warehouse has no release to read."""
 
@@ -87,7 +91,7 @@ def _read(folder: Path) -> Release:
 def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
     """Copy the closed, checkpointed warehouse to a new release and make it current.
 
-    Call it while holding the writer's lock, with no connection open.
+    Call it while holding the writer's lock, with no connection open. While the state is held back by a data alert, nothing is written.
 
     Args:
         folder: the warehouse's folder.
@@ -102,6 +106,8 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
         pointer = releases / "CURRENT"
         there = (releases / release_id / "manifest.json").is_file()
         if there and pointer.is_file() and pointer.read_text().strip() == release_id:
+            return current_release(folder), False
+        if pointer.is_file() and held(folder) is not None:
             return current_release(folder), False
         warehouse.con.execute("CHECKPOINT")
     releases.mkdir(exist_ok=True)
@@ -120,6 +126,28 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
     _sync_folder(releases)
     _prune(releases, release_id, keep)
     return current_release(folder), True
+
+
+def is_released(warehouse: Warehouse) -> bool:
+    """Tell whether the current release has everything that an open warehouse has."""
+    pointer = warehouse.folder / "releases" / "CURRENT"
+    return pointer.is_file() and pointer.read_text().strip() == _identity(warehouse)
+
+
+def hold(folder: Path, reason: str) -> None:
+    """Keep further releases back until `unhold`."""
+    _write_synced(folder / HELD, reason)
+
+
+def unhold(folder: Path) -> None:
+    """Let releases be written again."""
+    (folder / HELD).unlink(missing_ok=True)
+
+
+def held(folder: Path) -> str | None:
+    """Return why releases are kept back; None where they are not."""
+    path = folder / HELD
+    return path.read_text() if path.is_file() else None
 
 
 def _identity(warehouse: Warehouse) -> str:
