@@ -101,7 +101,8 @@ def deployments(config_path: Path) -> "list[RunnerDeployment]":
         deployments, not yet registered. Each runs once at a time.
     """
     config = load(config_path)
-    settings, name = config.schedule, config_path.resolve().stem
+    settings = config.schedule
+    name = settings.name or config.base.name
     resource = {"prefect.resource.id": resource_of(config.warehouse_folder)["prefect.resource.id"]}
     strategy = ConcurrencyLimitStrategy.ENQUEUE if settings.when_busy == "wait" else ConcurrencyLimitStrategy.CANCEL_NEW
     parameters = {"config_path": str(config_path.resolve())}

@@ -16,6 +16,7 @@ class ScheduleSettings:
         watch_s: look at the data files every so many seconds, and value when one changed; null = do not look.
         train: train on every new release, on the mask of `training.policy`.
         when_busy: what a run does while another one writes: `wait` for it, or `skip` its turn.
+        name: name of the deployments; null = the name of the configuration's folder. Projects of one server need different ones.
         report: address of the report that a run's artifacts link to.
     """
 
@@ -27,6 +28,7 @@ class ScheduleSettings:
     watch_s: float | None = None
     train: bool = True
     when_busy: Literal["wait", "skip"] = "wait"
+    name: str | None = None
     report: str | None = None
 
     def __post_init__(self) -> None:
@@ -76,3 +78,8 @@ class WorkerSettings:
                 raise ValueError(f"workers.{name} is {value:g}; it must be at least {least}")
         if self.runner == "threads" and (self.ray_address is not None or self.gpus_per_worker > 0):
             raise ValueError("workers: ray_address and gpus_per_worker go with runner 'ray' only; leave them out, or set workers.runner to ray")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether shards go to workers, instead of parts being scored by the process that writes."""
+        return self.runner == "ray" or self.num_workers > 1

@@ -66,16 +66,19 @@ class Server:
 
     def ask(self, path: str, **body):
         """Post to the server's API."""
-        answer = httpx.post(f"{self.api}/{path}", json=body, timeout=60)
-        answer.raise_for_status()
-        return answer.json()
+        answers = iter(lambda: httpx.post(f"{self.api}/{path}", json=body, timeout=60), None)
+        answer = wait_for(lambda: (one := next(answers)).status_code != 503 and one, path)  # SQLite is locked now and then
+        return answer.raise_for_status().json()
+
+    def has(self, name: str) -> list[dict]:
+        """Find deployments by `flow/name`."""
+        flow, _, own = name.partition("/")
+        return self.ask("deployments/filter", deployments={"name": {"any_": [own]}}, flows={"name": {"any_": [flow]}})
 
     def deployment(self, name: str) -> dict:
         """Find a deployment by `flow/name`."""
-        flow, _, own = name.partition("/")
-        found = self.ask("deployments/filter", deployments={"name": {"any_": [own]}}, flows={"name": {"any_": [flow]}})
-        assert len(found) == 1, (name, found)
-        return found[0]
+        (found,) = self.has(name)
+        return found
 
     def start(self, name: str, **parameters) -> str:
         """Start a run of a deployment beside its schedule."""
@@ -156,10 +159,10 @@ def completed(server, name):
 
 
 def test_an_interval_scores_what_is_new_and_each_release_starts_the_training(server, template, tmp_path):
-    project = scheduled_project(template, tmp_path / "interval", interval_s=5)
+    project = scheduled_project(template, tmp_path / "interval", interval_s=20)
     with server.process("alphatoken", "serve", str(project.config)):
         wait_for(lambda: scored(project), "the first scheduled run")
-        first = wait_for(lambda: completed(server, "train_masked/alphatoken"), "the training that the first release starts")
+        first = wait_for(lambda: completed(server, "train_masked/interval"), "the training that the first release starts")
         assert [one["created_by"]["type"] for one in first] == ["AUTOMATION"]
         assert scored(project) == [40]
 
@@ -167,32 +170,32 @@ def test_an_interval_scores_what_is_new_and_each_release_starts_the_training(ser
         wait_for(lambda: len(scored(project)) == 2, "the scheduled run that finds the appended row")
         assert scored(project) == [40, 1]
         both = wait_for(
-            lambda: (found := completed(server, "train_masked/alphatoken")) and len(found) == 2 and found, "the training on the second release"
+            lambda: (found := completed(server, "train_masked/interval")) and len(found) == 2 and found, "the training on the second release"
         )
         releases = [one["parameters"]["release_id"] for one in both]
         assert len(set(releases)) == 2
         assert project.sql("SELECT count(*) FROM trainings") == [(2,)]
 
-        num_done = len(completed(server, "value_tokens/alphatoken"))
+        num_done = len(completed(server, "value_tokens/interval"))
         ticks = wait_for(
-            lambda: (found := completed(server, "value_tokens/alphatoken")) and len(found) > num_done and found, "a tick on unchanged data"
+            lambda: (found := completed(server, "value_tokens/interval")) and len(found) > num_done and found, "a tick on unchanged data"
         )
         assert scored(project) == [40, 1]
-        assert len(completed(server, "train_masked/alphatoken")) == 2
+        assert len(completed(server, "train_masked/interval")) == 2
         sys.stderr.write(f"\nvalue_tokens, seconds per run: {[round(one['total_run_time'], 1) for one in ticks]}\n")
 
-        value_id = server.deployment("value_tokens/alphatoken")["id"]
-        httpx.post(f"{server.api}/deployments/{value_id}/pause_deployment").raise_for_status()
-        assert server.deployment("value_tokens/alphatoken")["paused"]
-        httpx.post(f"{server.api}/deployments/{value_id}/resume_deployment").raise_for_status()
-        assert not server.deployment("value_tokens/alphatoken")["paused"]
+        value_id = server.deployment("value_tokens/interval")["id"]
+        httpx.post(f"{server.api}/deployments/{value_id}/pause_deployment", timeout=60).raise_for_status()
+        assert server.deployment("value_tokens/interval")["paused"]
+        httpx.post(f"{server.api}/deployments/{value_id}/resume_deployment", timeout=60).raise_for_status()
+        assert not server.deployment("value_tokens/interval")["paused"]
 
 
 def test_a_changed_file_two_runs_at_once_a_busy_writer_and_an_alert(server, template, tmp_path):
     project = scheduled_project(template, tmp_path / "watched", watch_s=0.5, train=False)
-    name = "value_tokens/alphatoken"
+    name = "value_tokens/watched"
     with server.process("alphatoken", "serve", str(project.config)):
-        wait_for(lambda: str(project.config) == server.deployment(name)["parameters"]["config_path"], "the deployment")
+        wait_for(lambda: server.has(name), "the deployment")
 
         pair = [server.start(name), server.start(name)]
         ended = server.ended(*pair)
