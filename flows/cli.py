@@ -145,9 +145,13 @@ def _say_release(done: Any, began: float) -> None:
 
 
 def _train(config: Path, overrides: list[str], policy: str | None) -> None:
-    from flows.train_masked import train_masked
+    from flows.train_masked import join_training, train_masked
     from reports.terminal import print_rows, training_rows
+    from tasks.ranks import rank
 
+    if rank() > 0:
+        join_training(str(config), overrides, policy)
+        return
     began = time.monotonic()
     receipt = train_masked(str(config), overrides, policy)
     print_rows(training_rows(receipt.metrics))

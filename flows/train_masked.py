@@ -35,3 +35,15 @@ def train_masked(config_path: str, overrides: Sequence[str] = (), policy: str | 
         inherit_announcement(run.config.warehouse_folder, read_from)
     show_training(run, receipt)
     return receipt
+
+
+def join_training(config_path: str, overrides: Sequence[str] = (), policy: str | None = None) -> None:
+    """Take part in a training that another process leads: a rank behind the first, which neither writes nor talks to Prefect.
+
+    Args:
+        config_path: the configuration file.
+        overrides: `section.key=value` each.
+        policy: whose mask; `training.policy` when absent.
+    """
+    run = Run.begin("train_masked", load(Path(config_path), overrides))
+    training.train(run, policy or run.config.training.policy, lambda *_: None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import identities
 from tasks.adapters import load_start
+from tasks.ranks import leave, rank, take_device, world_size
 from tasks.runs import Run
 from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
@@ -48,7 +49,7 @@ class TrainingReceipt:
 
 
 def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> TrainingReceipt:
-    """Fine-tune on the mask of a policy, from the current release.
+    """Fine-tune on the mask of a policy, from the current release; of several processes each takes its share of every batch.
 
     Args:
         run: the run.
@@ -58,6 +59,7 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
     Returns:
         what was trained, or what was there.
     """
+    take_device(run.config.model)
     with opened(run.config.warehouse_folder) as (con, release):
         plan = plan_training(run, Queries(con), policy)
         if plan.done is not None:
@@ -70,10 +72,14 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
             batch_size=settings.batch_size,
             bucket_window=settings.bucket_window,
             seed=settings.seed,
+            rank=rank(),
+            world_size=world_size(),
             release_folder=release.folder,
         )
         checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
-        note_training(run, plan, policy, release, checkpoint, metrics_at)
+        if rank() == 0:
+            note_training(run, plan, policy, release, checkpoint, metrics_at)
+        leave()
     final = {f"{name}_before": value for (step, name), value in metrics_at.items() if step == 0}
     final |= {name: value for (step, name), value in metrics_at.items() if step > 0 and name != "train_loss"}
     return TrainingReceipt(plan.training_id, policy, str(checkpoint), True, final)
