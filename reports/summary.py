@@ -64,7 +64,11 @@ def markdown(counts: Mapping[str, Any]) -> str:
 def failure_markdown(flow: str, error: BaseException, counts: Mapping[str, Any]) -> str:
     """Say why a run failed, how far it came, and what to do."""
     done = rows(counts)
-    table = "| stage | what was done |\n|---|---|\n" + "\n".join(f"| {stage} | {text} |" for stage, text in done) if done else "No stage was finished."
+    table = (
+        "| stage | what was done |\n|---|---|\n" + "\n".join(f"| {stage} | {text} |" for stage, text in done)
+        if done
+        else "No stage was finished."
+    )
     return (
         f"**{flow} failed:** {type(error).__name__}: {error}\n\n{table}\n\n"
         "What was committed stays, and finished parts of the scoring are kept: correct the cause and run again (in the interface: Retry or "

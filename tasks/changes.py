@@ -58,7 +58,9 @@ def _model(kind: type, where: str) -> type[BaseModel]:
             told = Field(default=None, description=meanings.get(field.name), title=field.name, **bounds)
             fields[field.name] = (_optional(hints[field.name], key), told)
     name = "".join(word.capitalize() for word in re.split(r"[._]", where.rstrip("."))) + "Changes"
-    made: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid", title=name), __doc__=(inspect.getdoc(kind) or "").splitlines()[0], **fields)
+    made: type[BaseModel] = create_model(
+        name, __config__=ConfigDict(extra="forbid", title=name), __doc__=(inspect.getdoc(kind) or "").splitlines()[0], **fields
+    )
     return made
 
 
@@ -86,6 +88,7 @@ if typing.TYPE_CHECKING:
 
     class Changes(BaseModel):
         """What a run changes of its configuration file."""
+
 else:
     Changes = _model(Configuration, "")
 

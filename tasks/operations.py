@@ -77,7 +77,9 @@ class WorkerSettings:
             if value is not None and value < least:
                 raise ValueError(f"workers.{name} is {value:g}; it must be at least {least}")
         if self.runner == "threads" and (self.ray_address is not None or self.gpus_per_worker > 0):
-            raise ValueError("workers: ray_address and gpus_per_worker go with runner 'ray' only; leave them out, or set workers.runner to ray")
+            raise ValueError(
+                "workers: ray_address and gpus_per_worker go with runner 'ray' only; leave them out, or set workers.runner to ray"
+            )
 
     @property
     def is_shared(self) -> bool:

@@ -234,6 +234,4 @@ def _runner(workers: WorkerSettings) -> Generator[TaskRunner[Any]]:
         local = {"num_cpus": workers.num_workers, "include_dashboard": False, "log_to_driver": False}
         # Ray itself runs a task again whose worker died; Prefect again one that failed.
         stack.enter_context(remote_options(num_cpus=1, num_gpus=workers.gpus_per_worker, max_retries=workers.retries))
-        yield stack.enter_context(
-            RayTaskRunner(address=workers.ray_address, init_kwargs=local if workers.ray_address is None else None)
-        )
+        yield stack.enter_context(RayTaskRunner(address=workers.ray_address, init_kwargs=local if workers.ray_address is None else None))

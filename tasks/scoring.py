@@ -289,9 +289,7 @@ def content_of(rows: pl.DataFrame) -> Content:
     return {one: rest for one, *rest in rows.iter_rows()}
 
 
-def score_part(
-    batches: list[list[str]], model: str, scorer: "AnyScorer", content: Content, report: Callable[[int, int], None]
-) -> pa.Table:
+def score_part(batches: list[list[str]], model: str, scorer: "AnyScorer", content: Content, report: Callable[[int, int], None]) -> pa.Table:
     """Score the batches of a part.
 
     Args:

@@ -122,6 +122,9 @@ def _fit(
 
     Returns:
         (folder of the trained model, value of each (step, metric)).
+
+    Raises:
+        ValueError: the processes were launched with FSDP.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -143,6 +146,10 @@ def _fit(
         model, training_arguments(run, folder / "checkpoints", steps), _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches,
         callbacks=[progress_callback(f"training ({policy})", report)],
     )  # fmt: skip
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            "FSDP is not supported: the trained weights would be saved in pieces; launch with data parallelism alone (docs/scale.md)"
+        )
     trainer.remove_callback(PrinterCallback)  # the log goes to training_metrics, not to the terminal
     last = last_checkpoint(folder / "checkpoints")
     if last is not None:

@@ -47,7 +47,14 @@ class Finding:
     def as_row(self) -> dict[str, Any]:
         """Return the finding as a row of a table."""
         state = self.action if self.fired else "in order"
-        return {"rule": self.rule, "what": self.what, "figure": round(self.figure, 4), "limit": self.limit, "state": state, "detail": self.detail}
+        return {
+            "rule": self.rule,
+            "what": self.what,
+            "figure": round(self.figure, 4),
+            "limit": self.limit,
+            "state": state,
+            "detail": self.detail,
+        }
 
     def __str__(self) -> str:
         return f"{self.rule} of {self.what} is {self.figure:.3g}, limit {self.limit:g} ({self.detail})"
@@ -115,7 +122,11 @@ def _bad_rows(now: Queries, rule: Rule) -> Iterator[Finding]:
 def _kept_shares(now: Queries, before: Queries, rule: Rule, min_tokens: int) -> Iterator[Finding]:
     """Compare kept shares of the policies and sources that both sides have with tokens enough."""
     old, new = (
-        {(policy, source): (kept / tokens, tokens) for policy, source, tokens, kept in side.run("alerts/kept_by_source").fetchall() if tokens}
+        {
+            (policy, source): (kept / tokens, tokens)
+            for policy, source, tokens, kept in side.run("alerts/kept_by_source").fetchall()
+            if tokens
+        }
         for side in (before, now)
     )
     for key in sorted(old.keys() & new.keys(), key=str):

@@ -53,7 +53,7 @@ def test_a_drifted_update_that_only_warns_is_released_and_noted(valued, told):
     fired = {(one["rule"], one["what"]) for one in done.counts["alerts"]}
     assert ("added_psi", "loss") in fired
     assert "data alert: added_psi of loss" in told.text
-    assert ("data alert" in told.text)
+    assert "data alert" in told.text
     assert project.value("alerts.min_tokens=100").counts["alerts"] == []
 
 

@@ -170,7 +170,8 @@ def test_an_interval_scores_what_is_new_and_each_release_starts_the_training(ser
         wait_for(lambda: len(scored(project)) == 2, "the scheduled run that finds the appended row")
         assert scored(project) == [40, 1]
         both = wait_for(
-            lambda: (found := completed(server, "train_masked/interval")) and len(found) == 2 and found, "the training on the second release"
+            lambda: (found := completed(server, "train_masked/interval")) and len(found) == 2 and found,
+            "the training on the second release",
         )
         releases = [one["parameters"]["release_id"] for one in both]
         assert len(set(releases)) == 2

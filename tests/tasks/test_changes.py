@@ -31,9 +31,9 @@ def test_no_change_is_no_override():
 def test_changes_win_over_the_file_and_leave_the_rest(config):
     changed = {"training": {"learning_rate": 1e-3}, "policy": {"mine": {"weights": {"entropy": 2.0}}}, "scoring": {"signals": ["margin"]}}
     loaded = load(config, overrides(Changes(**changed)))
-    assert loaded.training.learning_rate == 1e-3
+    assert loaded.training.learning_rate == pytest.approx(1e-3)
     assert loaded.policy["mine"].weights == {"entropy": 2.0}
-    assert loaded.policy["mine"].keep == 0.5
+    assert loaded.policy["mine"].keep == pytest.approx(0.5)
     assert loaded.scoring.signals == ("margin",)
     assert loaded.scoring.low_rank.rank == 4
 
@@ -41,7 +41,9 @@ def test_changes_win_over_the_file_and_leave_the_rest(config):
 def test_every_setting_of_the_form_has_a_meaning_and_unknown_ones_are_refused():
     schema = Changes.model_json_schema()
     models = {"Changes": schema, **schema["$defs"]}
-    assert [(name, key) for name, one in models.items() for key, field in one.get("properties", {}).items() if not field.get("description")] == []
+    assert [
+        (name, key) for name, one in models.items() for key, field in one.get("properties", {}).items() if not field.get("description")
+    ] == []
     assert sum(len(one.get("properties", {})) for one in models.values()) > 100
     with pytest.raises(ValidationError, match="Extra inputs"):
         Changes(training={"learning_rat": 1.0})
