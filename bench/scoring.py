@@ -99,6 +99,32 @@ def _propagation(model: LlamaForCausalLM, batch: TokenBatch) -> Callable[[], obj
     return lambda: scorer.score(batch.input_ids_BT.tolist(), responses)
 
 
+def least(size: str, length: int, mode: str, rank: int) -> float | None:
+    """Count the products that a mode of both directions cannot do without, in training steps.
+
+    In products of a layer's matrix with all positions: a training step has three (forward, gradients of inputs and of weights); valuing has
+    the first two, and per direction W ẋ (target axis) and D x (low rank: its two thin factors). Attention, in products of T × T × d: two
+    forward and five backward in the fused kernel; its tangents take one for the weights and four per direction (models/attention.py).
+
+    Returns:
+        the count in training steps; None for a mode that is no such pass.
+    """
+    axes = AXES.get(mode.partition("-")[0])
+    if axes is None or mode.endswith("checkpointed"):
+        return None
+    hidden, layers, _, vocabulary = SIZES[size]
+    inner, responses = hidden * 8 // 3 // 8 * 8, 2 / 3
+    shapes = [(hidden, hidden)] * 4 + [(hidden, inner)] * 3
+    body, head = layers * sum(a * b for a, b in shapes), hidden * vocabulary
+    thin = rank * (layers * sum(a + b for a, b in shapes) + responses * (hidden + vocabulary))
+    own = thin if mode.endswith("low") else body + responses * head
+    attention = layers * hidden * length / 2
+    backward, tangents = "context" in axes, "target" in axes
+    matrices = (1 + backward) * (body + responses * head) + 2 * (own + tangents * body)
+    kernels = attention * (2 + 5 * backward + 9 * tangents)
+    return (matrices + kernels) / (3 * (body + head) + 7 * attention)
+
+
 def measure(cases: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
     """Time all cases in turn, several times.
 
@@ -169,8 +195,8 @@ def main() -> None:
 
         peers.main([])
         return
-    print("| parameters | tokens per sequence | case | seconds | training steps | peak memory, MB | of a training step's |")
-    print("|---|---|---|---|---|---|---|")
+    print("| parameters | tokens per sequence | case | seconds | training steps | by count | peak memory, MB | of a training step's |")
+    print("|---|---|---|---|---|---|---|---|")
     for size in args.sizes:
         for length in args.lengths:
             model, batch = build(size, length, args.tokens, args.device, args.dtype)
@@ -181,10 +207,10 @@ def main() -> None:
             for mode, seconds in median.items():
                 peak, base = peaks[mode], peaks[TRAINING]
                 memory = "| |" if peak is None or base is None else f"{peak:,.0f} | {peak / base:.2f} |"
-                print(
-                    f"| {size} | {length} | {MODES.get(mode, mode)} | {seconds:.3f} | {seconds / median[TRAINING]:.2f} | {memory}",
-                    flush=True,
-                )
+                count = least(size, length, mode, args.rank)
+                counted = "" if count is None else f"{count:.2f}"
+                steps = seconds / median[TRAINING]
+                print(f"| {size} | {length} | {MODES.get(mode, mode)} | {seconds:.3f} | {steps:.2f} | {counted} | {memory}", flush=True)
 
 
 if __name__ == "__main__":

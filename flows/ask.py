@@ -4,9 +4,8 @@ from pathlib import Path
 
 import typer
 
+from flows.options import DEFAULT_CONFIG
 from warehouse.read import Reader
-
-DEFAULT_CONFIG = Path("alphatoken.yaml")
 
 
 def answer(
@@ -16,9 +15,9 @@ def answer(
     from reports.terminal import print_answer
 
     values = _values(parameters)
-    with Reader(warehouse or _warehouse_here(), allow_files=allow_files) as reader:
+    with Reader(warehouse or warehouse_here(), allow_files=allow_files) as reader:
         frame = reader.sql(query, **values) if query is not None else reader.named(str(named), **values)
-        _say_which(reader)
+        say_which(reader)
         print_answer(frame, form, out)
 
 
@@ -27,9 +26,9 @@ def tell_story(example_id: str, position: int | None, warehouse: Path | None) ->
     from reports.story import print_story
     from warehouse.explain import explain
 
-    with Reader(warehouse or _warehouse_here()) as reader:
+    with Reader(warehouse or warehouse_here()) as reader:
         story = explain(reader, example_id, position)
-        _say_which(reader)
+        say_which(reader)
         print_story(story)
 
 
@@ -49,12 +48,13 @@ def _values(given: list[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _say_which(reader: Reader) -> None:
+def say_which(reader: Reader) -> None:
+    """Tell on stderr which release answers, and how old it is."""
     release = reader.release
     typer.echo(f"release {release.release_id}, {age(release.age_s())} old{busy(release.folder.parent.parent)}", err=True)
 
 
-def _warehouse_here() -> Path:
+def warehouse_here() -> Path:
     """Find the warehouse of the configuration in this folder."""
     from tasks.settings import load
 

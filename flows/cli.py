@@ -4,9 +4,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+
+from flows import look
+from flows.options import DEFAULT_CONFIG, Config, Set
 
 app = typer.Typer(
     help="Value every response token of a data set, keep the values in SQL, mask the tokens of low value, train on the rest.",
@@ -14,13 +17,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_DEFAULT_CONFIG = Path("alphatoken.yaml")
-
-Config = Annotated[Path, typer.Argument(help="The configuration file.", show_default=True)]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be given several times.")
-]
 
 
 def main() -> None:
@@ -51,7 +47,7 @@ def init(
     model: Annotated[str, typer.Option(help="Reference model: folder or hub name.")],
     train: Annotated[str, typer.Option(help="Training data: file, glob, data set folder or hub name.")],
     validation: Annotated[str, typer.Option(help="Validation data: a small clean sample of the target task.")],
-    path: Annotated[Path, typer.Argument(help="Where to write.")] = _DEFAULT_CONFIG,
+    path: Annotated[Path, typer.Argument(help="Where to write.")] = DEFAULT_CONFIG,
     evaluation: Annotated[str | None, typer.Option(help="Evaluation data, other rows of the target task.")] = None,
     retention: Annotated[str | None, typer.Option(help="Text that the model knows, to measure forgetting.")] = None,
 ) -> None:
@@ -66,7 +62,7 @@ def init(
 
 @app.command()
 def value(
-    config: Config = _DEFAULT_CONFIG,
+    config: Config = DEFAULT_CONFIG,
     set_: Set = None,
     refresh_scoring: Annotated[bool, typer.Option(help="Remake the pinned warm-up checkpoint, Fisher and directions.")] = False,
 ) -> None:
@@ -76,7 +72,7 @@ def value(
 
 @app.command()
 def mask(
-    config: Config = _DEFAULT_CONFIG,
+    config: Config = DEFAULT_CONFIG,
     set_: Set = None,
     policy: Annotated[str | None, typer.Option(help="One policy of the configuration; all of them when absent.")] = None,
 ) -> None:
@@ -91,8 +87,29 @@ def mask(
 
 
 @app.command()
+def prune(
+    config: Config = DEFAULT_CONFIG,
+    set_: Set = None,
+    keep_last: Annotated[int, typer.Option(help="How many of the newest scorings, snapshots of a role and masks of a policy stay.")] = 3,
+    older_than: Annotated[float | None, typer.Option(metavar="DAYS", help="Only what was made more than so many days ago goes.")] = None,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="What interrupted runs left for their next turn goes, too.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without this, only tell what would go.")] = False,
+) -> None:
+    """Remove old scorings, masks and snapshots with all that is only theirs; tell what would go, unless --apply is given."""
+    from flows.prune import prune_warehouse
+    from reports.terminal import print_pruning
+
+    done = prune_warehouse(str(config), list(set_ or []), keep_last, older_than, unfinished, apply)
+    print_pruning(done.plan, done.releases)
+    if not apply:
+        typer.echo("a dry run: nothing was removed; --apply removes it")
+        return
+    typer.echo(f"{done.warehouse}: removed; the live file took {done.num_bytes_before:,} bytes and takes {done.num_bytes_after:,}")
+
+
+@app.command()
 def train(
-    config: Config = _DEFAULT_CONFIG,
+    config: Config = DEFAULT_CONFIG,
     set_: Set = None,
     policy: Annotated[str | None, typer.Option(help="Whose mask to train on; training.policy when absent.")] = None,
 ) -> None:
@@ -102,7 +119,7 @@ def train(
 
 @app.command()
 def run(
-    config: Config = _DEFAULT_CONFIG,
+    config: Config = DEFAULT_CONFIG,
     set_: Set = None,
     refresh_scoring: Annotated[bool, typer.Option(help="Remake the pinned warm-up checkpoint, Fisher and directions.")] = False,
 ) -> None:
@@ -112,7 +129,7 @@ def run(
 
 
 @app.command()
-def selftest(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
+def selftest(config: Config = DEFAULT_CONFIG, set_: Set = None) -> None:
     """Check the engine on your model, dtype and directions: exact, batched, low-rank, half precision; status 1 where it fails."""
     from flows.self_test import self_test
     from reports.terminal import print_rows
@@ -162,6 +179,7 @@ def _train(config: Path, overrides: list[str], policy: str | None) -> None:
 
 
 @app.command()
+<<<<<<< HEAD
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SQL query; the views are listed in the README.")] = None,
     named: Annotated[str | None, typer.Option(help="A query of the directory instead of one of yours.")] = None,
@@ -275,6 +293,8 @@ def watch(config: Config = _DEFAULT_CONFIG) -> None:
 
 
 @app.command()
+=======
+>>>>>>> c7a7613a6476a74e4a913b9a5fe340dd1f72b5f7
 def demo(
     folder: Annotated[Path | None, typer.Argument(help="Where to put the demo; a folder of the user's cache when absent.")] = None,
 ) -> None:
@@ -284,6 +304,7 @@ def demo(
     run_demo(folder)
 
 
+<<<<<<< HEAD
 def _tokenizer(queries: Any, config: Any) -> Any:
     """Find the tokenizer of the reference model."""
     from tasks import identities
@@ -295,3 +316,7 @@ def _tokenizer(queries: Any, config: Any) -> Any:
 
 if __name__ == "__main__":
     main()
+=======
+for command in (look.sql, look.explain, look.show, look.report, look.export, look.status):
+    app.command()(command)
+>>>>>>> c7a7613a6476a74e4a913b9a5fe340dd1f72b5f7

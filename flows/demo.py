@@ -18,7 +18,7 @@ from tasks import base_model
 from tasks.progress import Progress
 from tasks.settings import load
 from warehouse.digests import digest
-from warehouse.read import Reader, read
+from warehouse.read import Reader
 
 _SEED = 7
 _PRETRAINING = WarmupSettings(steps=700, batch_size=24, learning_rate=3e-3, seed=_SEED)
@@ -75,7 +75,7 @@ def run_demo(folder: Path | None = None) -> list[Arm]:
     done = value_tokens(str(config))
     print_rows(rows(done.counts), title="values and masks")
     receipts = {policy: train_masked(str(config), (), policy) for policy in ("full", "random", "default")}
-    with read(load(config).warehouse_folder) as reader:
+    with Reader(load(config).warehouse_folder) as reader:
         _show_response(reader)
         shares = {str(row[0]): row[1:] for row in reader.con.execute(_SHARES).fetchall()}
     before = receipts["full"].metrics

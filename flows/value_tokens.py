@@ -182,8 +182,13 @@ class noted:  # ruff: ignore[invalid-class-name] - used as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         state = "completed" if error is None else "failed"
         text = None if error is None else f"{type(error).__name__}: {error}"
-        with self._run.open() as warehouse:
-            runs.finish(warehouse, self._run.run_id, state, self._counts or None, text)
+        try:
+            with self._run.open() as warehouse:
+                runs.finish(warehouse, self._run.run_id, state, self._counts or None, text)
+        except Exception as second:
+            if error is None:
+                raise
+            logger.warning("how this run ended could not be noted (%s); the next run marks it as interrupted", second)
         if error is None:
             self._counts["release"] = stages.release(self._run)
         else:

@@ -87,7 +87,7 @@ def _attend(
     assert mode is not None, "packed attention runs inside packed_attention"
     for length in _ROW.lengths:
         span = slice(start, start + length)
-        mode.segment_start = start
+        mode.context.segment_start = start
         mask = None
         if sliding_window is not None and length > sliding_window:
             apart = torch.arange(length, device=query.device)
@@ -100,5 +100,5 @@ def _attend(
             )
         )  # fmt: skip
         start += length
-    mode.segment_start = 0
+    mode.context.segment_start = 0
     return torch.cat(parts, 2).transpose(1, 2), None

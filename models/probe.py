@@ -21,11 +21,12 @@ from torch.nn import functional
 from models.batches import TokenBatch
 from models.losses import counted, model_inputs, token_losses
 from models.lowrank import Direction, DirectionTensor, LowRank
+from models.meeting import Meeting
 from models.modes import attention_alone_mixes, checkpointed, plain_experts
 from models.packing import packed_attention
 from models.settings import Signal
 from models.signals import SIGNALS, signals_of
-from models.tangents import Meeting, Tangents, carried_by
+from models.tangents import Tangents, carried_by
 
 Axis = Literal["target", "context"]
 BOTH_AXES: tuple[Axis, Axis] = ("target", "context")
@@ -139,7 +140,7 @@ def probe(
         weights_N = weights_N.to(losses_N.dtype)
         if scaled and len(rows_N):
             (losses_N * weights_N).sum().backward()  # type: ignore[no-untyped-call]
-            mode.add_head_to_context()
+            mode.context.add_head(mode.predictors, mode.target_KN)
 
     def scatter(values_N: Tensor) -> Tensor:
         values_BT = torch.full(batch.weights_BT.shape, torch.nan, dtype=losses_N.dtype, device=losses_N.device)
@@ -153,7 +154,7 @@ def probe(
         )
         return ProbeResult(
             target_BT={n: scatter(mode.target_KN[k] / weights_N * factors[n]) for k, n in enumerate(scaled) if "target" in axes},
-            context_BT={n: mode.context_KBT[k, :, :width] * factors[n] for k, n in enumerate(scaled) if "context" in axes},
+            context_BT={n: mode.context.values_KBT[k, :, :width] * factors[n] for k, n in enumerate(scaled) if "context" in axes},
             loss_BT=scatter(losses_N.detach()),
             entropy_BT=scatter(of_prediction.pop("entropy")),
             signals_BT={name: scatter(values_N) for name, values_N in of_prediction.items()},

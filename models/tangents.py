@@ -6,19 +6,11 @@ While `Tangents` is active, every floating-point tensor that depends on a parame
 unchanged. At the language-model head the journey ends: `⟨D, ∇ℓ_u⟩ = δ · ẋ + δ_logits · D x` for every counted token u, with δ from one
 backward pass; no tangent of a logit is formed.
 
-The context axis is read in one of two ways:
-
-* `Meeting.BOUNDARY`: of a function that acts position by position, `δ_y · ẏ − δ_x · ẋ` at position p is just what its parameters
-  contribute there. Summed over all functions between two attentions everything inside cancels, so the pairings δ · ẋ at the inputs and
-  outputs of attention, and at the head, give the whole context axis: Σ over attentions of (q, k, v inputs − output), plus the head. Any
-  function between is allowed, fused experts included, as long as attention alone moves information between positions.
-* `Meeting.OWN`: at each use of a parameter its own contribution `δ_y · D x` is collected. Needs no tangents, so the context axis alone
-  costs no forward-mode pass; works with any kind of attention; but the use must show which position it belongs to.
+How the two meet to make the context axis: models/meeting.py.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from typing import Any
 
 import torch
@@ -29,26 +21,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from models.attention import attention_tangents
 from models.lowrank import Direction
-from models.products import added, both_moved, moved_by, paired, per_position, rows, transposed
-from models.rules import Moved, Tangent, attach, derive, float_tensors, is_in_place, is_parameter_like, moved_of, out_of_place, tangents_of
+from models.meeting import ContextAxis, Meeting
+from models.products import added, both_moved, moved_by, paired, rows, transposed
+from models.rules import attach, derive, float_tensors, is_in_place, is_parameter_like, moved_of, out_of_place, tangents_of
 
 _MIXING = {"bmm", "matmul", "__matmul__", "baddbmm", "einsum", "conv1d", "conv2d", "cumsum", "cumprod", "roll", "flip"}
 """Functions that may carry one position's activations to another; allowed outside attention only on one activation and constants."""
-
-
-class Meeting(Enum):
-    """Where tangents and δ meet to make the context axis; see the module docstring."""
-
-    NOWHERE = "nowhere"
-    BOUNDARY = "boundary"
-    OWN = "own"
 
 
 class Tangents(TorchFunctionMode):
     """The mode; see the module docstring.
 
     Attributes:
-        context_KBT: [K, B, T]: Σ_{v>p} w_v J[v, p], complete once the backward pass of Σ w_v ℓ_v has run.
+        predictors: (rows, positions) of the predictors of the counted tokens.
+        context: the context axis, complete once the backward pass of Σ w_v ℓ_v has run.
         target_KN: [K, N]: w_u ⟨D, ∇ℓ_u⟩ of the counted tokens, complete at the same time.
         head_input_norms_N: [N]: Euclidean norm of the head's input at each predictor.
     """
@@ -73,14 +59,12 @@ class Tangents(TorchFunctionMode):
         assert forward or meeting is not Meeting.BOUNDARY, "the boundaries of attention need tangents"
         self._num = num_directions
         self._forward = forward
-        self._meeting = meeting
         self._output_weight = output_weight
-        self._predictors = (rows_N, positions_N - 1)
+        self.predictors = (rows_N, positions_N - 1)
         self._wide = torch.float64 if output_weight.dtype == torch.float64 else torch.float32
-        self.context_KBT = torch.zeros(num_directions, *batch_shape, dtype=self._wide, device=output_weight.device)
+        self.context = ContextAxis(meeting, torch.zeros(num_directions, *batch_shape, dtype=self._wide, device=output_weight.device))
         self.target_KN = torch.zeros(num_directions, len(rows_N), dtype=self._wide, device=output_weight.device)
         self.head_input_norms_N = torch.zeros(0)
-        self.segment_start = 0  # position of an attention call's first query: packed rows call it once per sequence
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -136,19 +120,19 @@ class Tangents(TorchFunctionMode):
             for index, one in enumerate(outputs):
                 attach(one, tuple(None if t is None else t[index] for t in tangents))
         if own is not None:
-            self._collect(name, outputs[0], [None if t is None else t[0] for t in own])
+            self.context.collect(name, outputs[0], [None if t is None else t[0] for t in own])
         return output
 
     def _derive(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tracked: list[Tensor]) -> tuple[Any, Any]:
         """Differentiate: (all tangents of the outputs, those of the parameters alone where one meets an activation and OWN asks)."""
         meets = any(is_parameter_like(t) for t in tracked) and any(t.requires_grad for t in _tensors(args, kwargs))
-        own = derive(func, args, kwargs, self._num, parameters_only=True) if meets and self._meeting is Meeting.OWN else None
+        own = derive(func, args, kwargs, self._num, parameters_only=True) if meets and self.context.meeting is Meeting.OWN else None
         if self._forward or not meets:
             return derive(func, args, kwargs, self._num), own
         return None, own  # the tangents of activations are not followed
 
     def _refuse_mixing(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._meeting is not Meeting.BOUNDARY or name not in _MIXING:
+        if self.context.meeting is not Meeting.BOUNDARY or name not in _MIXING:
             return
         moved = [t for t in _tensors(args, kwargs) if t.requires_grad]
         if len(moved) > 1 or (moved and name in {"conv1d", "conv2d", "cumsum", "cumprod", "roll", "flip"}):
@@ -164,8 +148,8 @@ class Tangents(TorchFunctionMode):
         of_x, of_weight, of_bias = moved_of(x), tangents_of(weight), tangents_of(bias)
         if not self._num or (of_x is None and of_weight is None and of_bias is None):
             return output
-        if self._meeting is Meeting.OWN and not self._forward:
-            self._collect_lazily(output, x, of_weight, of_bias)
+        if self.context.meeting is Meeting.OWN and not self._forward:
+            self.context.collect_lazily(output, x, of_weight, of_bias)
             return output
         own: list[Tensor | None] = []
         total: list[Tensor | None] = []
@@ -173,22 +157,22 @@ class Tangents(TorchFunctionMode):
             for k in range(self._num):
                 x_k, weight_k = None if of_x is None else of_x[k], None if of_weight is None else of_weight[k]
                 bias_k = None if of_bias is None else of_bias[k]
-                if self._meeting is Meeting.OWN:
+                if self.context.meeting is Meeting.OWN:
                     own.append(moved_by(x, weight_k, bias_k, output))
                     total.append(added(None if x_k is None else functional.linear(x_k, weight), own[-1]))
                 else:
                     total.append(both_moved(x, x_k, weight, weight_k, bias_k, output))
         attach(output, tuple(total))
-        if self._meeting is Meeting.OWN:
-            self._collect("linear", output, own)
+        if self.context.meeting is Meeting.OWN:
+            self.context.collect("linear", output, own)
         return output
 
     def _head(self, x_BTI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the head to the predictors, and pair there what the tangents brought with δ: the target axis."""
         of_x, of_weight, of_bias = moved_of(x_BTI), tangents_of(weight), tangents_of(bias)
-        x_NI = x_BTI[self._predictors]
+        x_NI = x_BTI[self.predictors]
         with torch.no_grad():
-            moved = [None if of_x is None or (t := of_x[k]) is None else t[self._predictors] for k in range(self._num)]
+            moved = [None if of_x is None or (t := of_x[k]) is None else t[self.predictors] for k in range(self._num)]
             self.head_input_norms_N = x_NI.detach().to(self._wide).norm(dim=-1)
         if self._num and not x_NI.requires_grad:
             x_NI.requires_grad_(True)  # the target axis alone: the graph begins here
@@ -212,8 +196,8 @@ class Tangents(TorchFunctionMode):
                     self._wide,
                 )
                 self.target_KN[k] += own_N
-                if self._meeting is Meeting.OWN:
-                    self.context_KBT[k][self._predictors] += own_N
+                if self.context.meeting is Meeting.OWN:
+                    self.context.values_KBT[k][self.predictors] += own_N
 
         x_NI.register_hook(meet_inputs)  # type: ignore[no-untyped-call]
         output.register_hook(meet_outputs)  # type: ignore[no-untyped-call]
@@ -224,7 +208,7 @@ class Tangents(TorchFunctionMode):
         output: Tensor = func(*args, **kwargs)
         if not self._num:
             return output
-        if self._meeting is not Meeting.NOWHERE and not output.requires_grad:
+        if self.context.meeting is not Meeting.NOWHERE and not output.requires_grad:
             output.requires_grad_(True)
         ids, weight = _in_order(("input", "weight"), args[:2], kwargs)
         tangents = tangents_of(weight)
@@ -234,8 +218,8 @@ class Tangents(TorchFunctionMode):
                 own = [None if t is None else rows(t, ids, padding) for t in tangents]
             if self._forward:
                 attach(output, tuple(own))
-            if self._meeting is Meeting.OWN:
-                self._collect("embedding", output, own)
+            if self.context.meeting is Meeting.OWN:
+                self.context.collect("embedding", output, own)
         return output
 
     def _attention(
@@ -249,7 +233,7 @@ class Tangents(TorchFunctionMode):
             )
         inputs = [query, key, value]
         tangents = [moved_of(t) or (None,) * self._num for t in inputs]
-        if self._meeting is Meeting.BOUNDARY:  # so that δ is that of this use alone
+        if self.context.meeting is Meeting.BOUNDARY:  # so that δ is that of this use alone
             inputs = [_bare(t) for t in inputs]
         output: Tensor = functional.scaled_dot_product_attention(
             inputs[0], inputs[1], inputs[2], attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -257,64 +241,14 @@ class Tangents(TorchFunctionMode):
         with torch.no_grad():
             per_direction = [(_or_zero(q, query), _or_zero(k, key), _or_zero(v, value)) for q, k, v in zip(*tangents, strict=True)]
             factor = query.shape[-1] ** -0.5 if scale is None else scale
-            moved_output = attention_tangents(query, key, value, per_direction, attn_mask, is_causal, factor)
+            moved_output = attention_tangents(query, key, value, output.detach(), per_direction, attn_mask, is_causal, factor)
         output = _bare(output)  # attention keeps its output for the way back
         attach(output, moved_output)
-        if self._meeting is Meeting.BOUNDARY:
+        if self.context.meeting is Meeting.BOUNDARY:
             for one, moved in zip(inputs, tangents, strict=True):
-                self._pair(one, moved, 1.0)
-            self._pair(output, moved_output, -1.0)
+                self.context.pair(one, moved, 1.0)
+            self.context.pair(output, moved_output, -1.0)
         return output
-
-    # ------------------------------------------------------------------------------------------------------------ context axis
-
-    def _pair(self, tensor_BHTd: Tensor, tangents: Moved, sign: float) -> None:
-        """Add ± δ · ẋ of a tensor at the boundary of attention, position by position, when δ arrives."""
-        kept = list(tangents)
-        span = slice(self.segment_start, self.segment_start + tensor_BHTd.shape[2])
-
-        def meet_delta(delta_BHTd: Tensor) -> None:
-            delta_BHTd = delta_BHTd.to(self._wide)
-            for k, t in enumerate(kept):
-                if t is not None:
-                    self.context_KBT[k, :, span].add_((delta_BHTd * t).sum((1, 3)), alpha=sign)
-            kept.clear()  # the graph outlives its use here
-
-        if tensor_BHTd.requires_grad and any(t is not None for t in kept):
-            tensor_BHTd.register_hook(meet_delta)  # type: ignore[no-untyped-call]
-
-    def add_head_to_context(self) -> None:
-        """Complete the context axis of BOUNDARY after the backward pass: the head's part stands at the predictors."""
-        if self._meeting is Meeting.BOUNDARY:
-            self.context_KBT[:, *self._predictors] += self.target_KN
-
-    def _collect(self, name: str, output: Tensor, own: Sequence[Tensor | None]) -> None:
-        """Let `own`, the change of the output with the parameters applied here, meet δ of the output in the backward pass."""
-        kept = list(own)
-        if not output.requires_grad or all(t is None for t in kept):
-            return
-
-        def meet_delta(delta: Tensor) -> None:
-            for k, own_k in enumerate(kept):
-                if own_k is not None:
-                    self.context_KBT[k] += per_position(name, delta * own_k, self.context_KBT[k])
-            kept.clear()
-
-        output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
-
-    def _collect_lazily(self, output: Tensor, x: Tensor, of_weight: Tangent | None, of_bias: Tangent | None) -> None:
-        """As `_collect`, with D x formed only when δ arrives: layers of one input then keep that input alone."""
-        if not output.requires_grad or (of_weight is None and of_bias is None):
-            return
-        inputs = [x.detach()]
-
-        def meet_delta(delta: Tensor) -> None:
-            kept = inputs.pop()  # the graph outlives its use here
-            for k in range(self._num):
-                own = paired(delta, kept, None if of_weight is None else of_weight[k], None if of_bias is None else of_bias[k], self._wide)
-                self.context_KBT[k] += per_position("linear", own[..., None], self.context_KBT[k])
-
-        output.register_hook(meet_delta)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -90,5 +90,13 @@ def _lineage_lines(row: dict[str, object]) -> list[Line]:
         ("stability", f"direction {row['stab_digest']}; made on training snapshot {row['made_on_snapshot_id']}"),
         ("made by", f"run {row['scoring_run_id']} ({row['scoring_flow']}, {row['scoring_started_at']} UTC)"),
         ("code", f"AlphaToken {row['alphatoken_version']}, commit {row['git_sha'] or 'unknown: not run from a git checkout'}"),
+        ("code versions", _code_versions(row["code_versions"])),
         ("configuration", "column configuration of that run in the view runs"),
     ]  # fmt: skip
+
+
+def _code_versions(told: object) -> str:
+    """Write versions of the numerics as `directions 2, probe 2`; scorings of before they were stored have none."""
+    if told is None:
+        return "not stored: the scoring is older"
+    return ", ".join(f"{name} {version}" for name, version in json.loads(str(told)).items())

@@ -2,19 +2,21 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from reports.summary import rows, training_rows
 from warehouse import named_queries
+from warehouse.prune import PrunePlan
 from warehouse.read import Reader
 
-__all__ = ["print_answer", "print_queries", "print_response", "print_rows", "print_status", "rows", "training_rows"]
+__all__ = ["print_answer", "print_pruning", "print_queries", "print_response", "print_rows", "print_status", "rows", "training_rows"]
 
 _MAX_ROWS = 40
 
@@ -79,6 +81,22 @@ def _json(value: object) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
+def print_pruning(plan: PrunePlan, releases: Mapping[str, int]) -> None:
+    """Print what goes and what stays.
+
+    Args:
+        plan: rows and files that go, scorings and snapshots that stay.
+        releases: bytes on disk of each release that goes.
+    """
+    print_rows(
+        ((f"{kind} {one[:8]}", f"made {made:%Y-%m-%d %H:%M} UTC; {why}") for kind, one, made, why in plan.kept), title="stays, beside others"
+    )
+    lines = [(gone.kind, f"{gone.number:,} rows, {gone.num_bytes:,} bytes of content") for gone in plan.rows]
+    lines += [(gone.kind, f"{gone.number:,} on disk, {gone.num_bytes:,} bytes") for gone in plan.files]
+    lines += [("releases", f"{len(releases):,} on disk, {sum(releases.values()):,} bytes")] if releases else []
+    print_rows(lines or [("nothing", "")], title="goes")
+
+
 def _print_frame(frame: pl.DataFrame) -> None:
     table = Table()
     for name, kind in frame.schema.items():
@@ -107,19 +125,29 @@ def print_status(
     console.print(Text(head, style="bold"))
     if warning is not None:
         console.print(Text(f"WARNING {warning}", style="bold red"))
-    for title, query in (
-        ("snapshots", "SELECT role, snapshot_id[:8] AS snapshot, is_current AS now, num_examples, num_rows, num_rejected AS num_bad, strftime(created_at, '%m-%d %H:%M') AS made_utc FROM snapshots ORDER BY created_at DESC LIMIT 6"),
-        ("scorings", "SELECT scoring_id[:8] AS scoring, is_current AS now, settings ->> '$.scoring.name' AS model, settings ->> '$.estimator' AS estimator, (settings ->> '$.stability_alignment.scope')::DOUBLE AS stability_alignment, strftime(created_at, '%m-%d %H:%M') AS made_utc FROM scorings ORDER BY created_at DESC LIMIT 5"),
-        ("masks", "SELECT policy, mask_id[:8] AS mask, is_current AS now, num_kept, num_tokens, kept_share FROM masks ORDER BY is_current DESC, policy LIMIT 8"),
-        ("runs", "SELECT flow, state, strftime(started_at, '%m-%d %H:%M') AS started_utc, round(duration_s, 1) AS seconds, run_id[:8] AS run FROM runs ORDER BY started_at DESC LIMIT 6"),
-        ("bad rows", "SELECT stage, reason, count(*) AS num_rows FROM rejected_rows GROUP BY ALL ORDER BY num_rows DESC"),
-    ):  # fmt: skip
-        frame = reader.sql(query)
+    for title in ("snapshots", "scorings", "masks", "runs", "bad rows"):
+        frame = reader.frame(f"report/status_{title.replace(' ', '_')}")
         console.print(Text(title if len(frame) else f"{title}: none", style="bold"))
         if len(frame):
-            _print_frame(frame)
+            _print_overview(frame)
     print_rows(pinned, title="pinned artefacts")
     print_rows(plan, title="the next `alphatoken value` would do")
+
+
+def _print_overview(frame: pl.DataFrame) -> None:
+    """Print a table of few rows without ruling: thousands apart, a mark where something is true, nothing for NULL."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name, kind in frame.schema.items():
+        table.add_column(Text(name), justify="right" if kind.is_numeric() or name == "share" else "left", no_wrap=kind != pl.String)
+    for row in frame.iter_rows():
+        table.add_row(*(Text(_overview_cell(value)) for value in row))
+    Console().print(Padding(table, (0, 0, 1, 2)))
+
+
+def _overview_cell(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return "●" if value else ""
+    return f"{value:,}" if isinstance(value, int) else _cell(value)
 
 
 def print_response(tokens: pl.DataFrame, title: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.adapter_files import is_adapter
 from models.files import resolve_folder, weight_files
+from models.settings import CODE_VERSIONS
 from tasks import adapters, identities, propagation
 from tasks.adapters import Models
 from tasks.lowrank import check_agreement, low_rank_key, make
@@ -121,7 +122,7 @@ class Artifacts:
             self._warehouse.run(
                 "artifacts/insert_artifact",
                 artifact_key=key, kind=kind, content_digest=content, path=str(path.relative_to(self._warehouse.folder)),
-                settings=json.dumps(settings, sort_keys=True), details=json.dumps(details), snapshot_id=self._snapshot_id, run_id=self._run.run_id,
+                settings=json.dumps({**settings, "code_version": CODE_VERSIONS[identities.MADE_BY[kind]]}, sort_keys=True), details=json.dumps(details), snapshot_id=self._snapshot_id, run_id=self._run.run_id,
             )  # fmt: skip
         self.num_made += 1
         return content, path, details
@@ -207,7 +208,8 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         "signals": sorted(config.scoring.signals),
         "reference": {"name": config.model.reference, "digest": reference_digest},
         "scoring": {"name": config.model.scoring or ("warm-up" if scoring != reference else config.model.reference), "digest": scoring_digest},
-        "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id, **made,
+        "validation_snapshot": validation_id, "made_on_snapshot": snapshot_id,
+        "code_versions": identities.code_versions(config), **made,
     }  # fmt: skip
     is_zero = made["stab"]["norm"] == 0
     if is_zero:

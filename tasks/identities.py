@@ -198,6 +198,23 @@ def alignment_key(stab_digest: str, scoring_digest: str, retention_id: str) -> s
     return digest("alignment", stab_digest, scoring_digest, retention_id, CODE_VERSIONS["directions"])
 
 
+MADE_BY = {
+    "warmup": "train", "texts": "fisher", "fisher": "fisher", "token_fisher": "token_fisher", "adapt": "directions", "stab": "directions",
+    "alignment": "directions", "adapt_low_rank": "low_rank", "stab_low_rank": "low_rank",
+}  # fmt: skip
+"""Which of `CODE_VERSIONS` an artefact's numbers depend on, by its kind."""
+
+
+def code_versions(config: Configuration) -> dict[str, int]:
+    """Tell the versions of the code behind a scoring: of its estimator and of all that its directions are made of; those in its identity."""
+    used = ["directions", "probe"]
+    if config.model.scoring is None and config.scoring.warmup.steps > 0:
+        used.append("train")
+    used += ["propagation", "token_fisher"] if config.scoring.estimator == "value_propagation" else ["fisher"]
+    used += ["low_rank"] if config.scoring.low_rank is not None else []
+    return {name: CODE_VERSIONS[name] for name in sorted(used)}
+
+
 def value_identities(
     config: Configuration, scoring_digest: str, reference_digest: str, adapt_digest: str, stab_digest: str
 ) -> ValueIdentities:

@@ -87,3 +87,11 @@ def told(caplog):
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """The folder of a warehouse of preference pairs, to be read."""
+    from tests.reports import pages
+
+    return pages.make(tmp_path_factory.mktemp("pairs") / "wh")

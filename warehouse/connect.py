@@ -14,12 +14,10 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from warehouse import migrate
+from warehouse import faults, migrate
+from warehouse.faults import DATABASE as DATABASE
 from warehouse.queries import Queries
 from warehouse.settings import WarehouseSettings
-
-DATABASE = "alphatoken.duckdb"
-"""The live file; the database's name inside DuckDB is its stem, in releases too."""
 
 _ROW_GROUP_SIZE = 8192
 """Rows of lists per row group: one shard. DuckDB's default of 122880 rewrites a whole list table on every commit."""
@@ -50,32 +48,36 @@ class Warehouse(Queries):
         Raises:
             PermissionError: the folder cannot be written.
             WarehouseBusyError: another process has the file open.
+            DiskFullError: there is no room for it.
+            DamagedDatabaseError: it is not what was written.
             IOException: the file cannot be read.
         """
         self.folder = folder
         self._note_run = note_run
         limits = settings or WarehouseSettings()
         _require_writable(folder)
-        options = {
-            "memory_limit": limits.memory_limit,
-            "temp_directory": str(folder / "temp"),
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        super().__init__(duckdb.connect(config=options))
-        try:
-            path = str(folder / DATABASE).replace("'", "''")
-            self.con.execute(f"ATTACH '{path}' AS alphatoken (ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")  # DDL takes no parameters
-            self.con.execute("USE alphatoken")
-            migrate.ensure_schema(self.con)
-        except duckdb.IOException as error:
-            self.con.close()
-            if "lock" in str(error):
-                raise WarehouseBusyError(f"{folder / DATABASE} is open in another process: {error}") from error
-            raise
-        except BaseException:
-            self.con.close()
-            raise
+        with faults.writing(folder):
+            if not (folder / DATABASE).exists():
+                _create(folder)
+            options = {
+                "memory_limit": limits.memory_limit,
+                "temp_directory": str(folder / "temp"),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+            super().__init__(duckdb.connect(config=options))
+            try:
+                attach(self.con, folder / DATABASE)
+                self.con.execute("USE alphatoken")
+                migrate.ensure_schema(self.con)
+            except duckdb.IOException as error:
+                self.con.close()
+                if "lock" in str(error):
+                    raise WarehouseBusyError(f"{folder / DATABASE} is open in another process: {error}") from error
+                raise
+            except BaseException:
+                self.con.close()
+                raise
 
     def __enter__(self) -> "Warehouse":
         return self
@@ -92,7 +94,8 @@ class Warehouse(Queries):
                 self._note_run(self)
             yield
         except BaseException:
-            self.con.execute("ROLLBACK")
+            with suppress(duckdb.Error):  # after a full disk there may be none left to roll back, which must not hide the cause
+                self.con.execute("ROLLBACK")
             raise
         self.con.execute("COMMIT")
 
@@ -134,6 +137,24 @@ class Warehouse(Queries):
         self.run("runs/delete_pointer", name=name)
         self.run("runs/insert_pointer", name=name, value=value)
         return True
+
+
+def attach(con: duckdb.DuckDBPyConnection, path: Path, name: str = "alphatoken") -> None:
+    """Attach a database file for writing, creating it where it is missing."""
+    quoted = str(path).replace("'", "''")
+    con.execute(f"ATTACH '{quoted}' AS {name} (ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")  # DDL takes no parameters
+
+
+def _create(folder: Path) -> None:
+    """Make the live file beside its place and move it there whole: a process killed in between would leave a file that nobody can open."""
+    partial = folder / f".{DATABASE}.partial"
+    for left in folder.glob(f"{partial.name}*"):  # of a killed process: the file, its log
+        left.unlink()
+    with duckdb.connect() as con:
+        attach(con, partial)
+        con.execute("USE alphatoken")
+        migrate.ensure_schema(con)
+    partial.replace(folder / DATABASE)
 
 
 def _require_writable(folder: Path) -> None:
@@ -186,8 +207,13 @@ def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]
                 time.sleep(0.2)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "purpose": purpose, "since": datetime.now(UTC).isoformat()}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        yield
+        try:
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:
+            if not faults.no_space(error):  # on a full disk the lock holds without a name: pruning must be possible
+                raise
+        with faults.writing(folder):
+            yield
     finally:
         os.close(descriptor)
 

@@ -50,7 +50,7 @@ def explain(reader: Reader, example_id: str, position: int | None = None) -> Sto
     Raises:
         ValueError: no example or several have such an id, or it has no response token at that position.
     """
-    found = _find(reader, example_id)
+    found = find_example(reader, example_id)
     values = reader.frame("explain/values", example_id=found)
     lineage = reader.named("lineage", example_id=found)
     if position is not None:
@@ -72,7 +72,7 @@ def explain(reader: Reader, example_id: str, position: int | None = None) -> Sto
     )
 
 
-def _find(reader: Reader, example_id: str) -> str:
+def find_example(reader: Reader, example_id: str) -> str:
     """Complete the beginning of an example's id.
 
     Returns:

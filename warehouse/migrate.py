@@ -8,7 +8,7 @@ import yaml
 
 from warehouse import sql
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 VIEWS = (
     "current_sequences", "value_lists", "value_lists_all", "examples", "sequences", "snapshots", "token_values", "token_values_all",

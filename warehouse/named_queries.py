@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warehouse import sql
@@ -10,6 +10,10 @@ from warehouse.queries import Queries
 
 _FOLDER = "queries"
 _PARAMETER = re.compile(r"\$(\w+)(?: = (\S*))?: (.+)")
+
+
+_ALSO_NAMED = {"bottom_tokens": ("top_tokens", {"end": "lowest"})}
+"""Further names of queries: the query, and the defaults that are others under that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class NamedQuery:
 
 def names() -> list[str]:
     """List the names of all queries, in the order of the alphabet."""
-    return sorted(path.stem for path in (sql.FOLDER / _FOLDER).glob("*.sql"))
+    return sorted([*_ALSO_NAMED, *(path.stem for path in (sql.FOLDER / _FOLDER).glob("*.sql"))])
 
 
 def load(name: str) -> NamedQuery:
@@ -61,15 +65,20 @@ def load(name: str) -> NamedQuery:
     """
     if name not in names():
         raise ValueError(f"there is no query {name!r}; there are: {', '.join(names())}")
+    if name in _ALSO_NAMED:
+        other, defaults = _ALSO_NAMED[name]
+        found = load(other)
+        changed = {key: replace(found.parameters[key], default=value) for key, value in defaults.items()}
+        return replace(found, name=name, parameters=found.parameters | changed)
     text = sql.load(f"{_FOLDER}/{name}")
     header = [line.removeprefix("-- ") for line in text.splitlines() if line.startswith("-- ")]
     grain = next(line for line in header if line.startswith("Grain: "))
-    found = [match.groups() for match in map(_PARAMETER.fullmatch, header) if match]
+    parameters = [match.groups() for match in map(_PARAMETER.fullmatch, header) if match]
     return NamedQuery(
         name=name,
         purpose=" ".join(header[: header.index(grain)]),
         grain=grain.removeprefix("Grain: "),
-        parameters={key: Parameter(default=default, meaning=meaning) for key, default, meaning in found},
+        parameters={key: Parameter(default=default, meaning=meaning) for key, default, meaning in parameters},
         sql=text,
     )
 

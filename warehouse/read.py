@@ -1,17 +1,15 @@
 """Reading for people: SQL on the current release, read-only and without access to other files."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 import duckdb
 import polars as pl
 
-from warehouse import named_queries, sql
-from warehouse.migrate import check_version
+from warehouse import faults, named_queries, sql
 from warehouse.queries import Queries
-from warehouse.release import LOCKED_DOWN, Release, current_release
+from warehouse.release import LOCKED_DOWN, Release, connect
 
 
 class Reader(Queries):
@@ -33,28 +31,23 @@ class Reader(Queries):
         Raises:
             NoReleaseError: there is none.
             SchemaVersionError: another version of AlphaToken wrote it.
-            IOException: the file cannot be read.
+            DamagedDatabaseError: its file is damaged.
+            IOException: its file cannot be read.
         """
-        options = LOCKED_DOWN | {"enable_external_access": allow_files}
-        for last in (False, False, True):
-            self.release: Release = current_release(folder)
-            try:
-                super().__init__(duckdb.connect(str(self.release.database), read_only=True, config=options))
-                break
-            except duckdb.IOException:
-                if last or self.release.database.is_file():  # not pruned between the look at CURRENT and the opening: a real fault
-                    raise
-        try:
-            check_version(self.con)
-        except BaseException:
-            self.con.close()
-            raise
+        con, self.release = connect(folder, LOCKED_DOWN | {"enable_external_access": allow_files})
+        super().__init__(con)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close()
+        if error is not None and faults.damaged(error):  # what came out of the block by another way than `sql` and `named`
+            with self._explained():
+                raise error
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return faults.reading(self.release.release_id, self.release.folder)
 
     def close(self) -> None:
         """Close the connection."""
@@ -72,8 +65,10 @@ class Reader(Queries):
 
         Raises:
             duckdb.Error: the query is wrong, or wants to write or to read files; or parameters are missing or too many.
+            DamagedDatabaseError: what it reads of the release is damaged.
         """
-        return sql.frame(self.con, query, parameters)
+        with self._explained():
+            return sql.frame(self.con, query, parameters)
 
     def named(self, name: str, /, **parameters: Any) -> pl.DataFrame:
         """Run one of the queries in `warehouse/sql/queries`.
@@ -91,14 +86,8 @@ class Reader(Queries):
         query = named_queries.load(name)
         values = named_queries.bind(self, query, parameters)
         try:
-            return sql.frame(self.con, query.sql, values)
+            with self._explained():
+                return sql.frame(self.con, query.sql, values)
         except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
             given = ", ".join(f"{key}={value}" for key, value in values.items())
             raise ValueError(f"the query {name!r} cannot be answered with {given}: {error}") from error
-
-
-@contextmanager
-def read(folder: Path) -> Generator[Reader]:
-    """Open the current release for the time of the block."""
-    with Reader(folder) as reader:
-        yield reader

@@ -5,11 +5,12 @@ CURRENT names it. The identity of a release is the digest of all receipts, runs 
 release that is there already, and nothing is written.
 """
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import Any
 
 import duckdb
 
+from warehouse import faults
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.digests import digest
 from warehouse.migrate import check_version
@@ -80,7 +82,73 @@ def current_release(folder: Path) -> Release:
     pointer = folder / "releases" / "CURRENT"
     if not pointer.is_file():
         raise NoReleaseError(f"no warehouse with a release at {folder}; run `alphatoken value` first, or name another with --warehouse")
-    return _read(folder / "releases" / pointer.read_text().strip())
+    while True:
+        release_id = pointer.read_text().strip()
+        try:
+            return _read(folder / "releases" / release_id)
+        except FileNotFoundError as error:
+            if pointer.read_text().strip() == release_id:  # else a newer one was written, and this one pruned, between the two looks
+                raise NoReleaseError(
+                    f"the current release {release_id} of {folder} is gone: somebody removed it; `alphatoken mask CONFIG` writes it again"
+                ) from error
+
+
+def connect(folder: Path, options: Mapping[str, Any], *, mark: bool = False) -> tuple[duckdb.DuckDBPyConnection, Release]:
+    """Open the current release read-only; look again when it is pruned between the look at CURRENT and the opening.
+
+    Args:
+        folder: the warehouse's folder.
+        options: of the connection.
+        mark: whether to name this process as a reader, so that the release is not pruned meanwhile. In a folder that cannot be written
+            there is no mark; the file stays readable for whoever has it open.
+
+    Returns:
+        (connection, release); the caller closes the one and takes the mark off the other.
+
+    Raises:
+        NoReleaseError: there is none.
+        SchemaVersionError: another version of AlphaToken wrote it.
+        DamagedDatabaseError: its file is damaged.
+        IOException: its file cannot be read.
+    """
+    while True:
+        release = current_release(folder)
+        try:
+            if mark:
+                _mark(release)
+            with faults.reading(release.release_id, release.folder):
+                con = duckdb.connect(str(release.database), read_only=True, config=dict(options))
+                try:
+                    check_version(con)
+                except BaseException:
+                    con.close()
+                    raise
+            return con, release
+        except BaseException as error:
+            if mark:
+                _unmark(release)
+            if not isinstance(error, duckdb.IOException | FileNotFoundError) or release.folder.is_dir():
+                raise  # a real fault
+
+
+def _mark(release: Release) -> None:
+    with _where_writable():
+        (release.folder / f"reader-{os.getpid()}").touch()
+
+
+def _unmark(release: Release) -> None:
+    with _where_writable():
+        (release.folder / f"reader-{os.getpid()}").unlink(missing_ok=True)
+
+
+@contextmanager
+def _where_writable() -> Generator[None]:
+    """Do without a mark where the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
 
 
 def _read(folder: Path) -> Release:
@@ -124,7 +192,7 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
     _write_synced(releases / ".CURRENT.partial", release_id)
     (releases / ".CURRENT.partial").replace(pointer)
     _sync_folder(releases)
-    _prune(releases, release_id, keep)
+    prune_releases(folder, keep)
     return current_release(folder), True
 
 
@@ -181,17 +249,35 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _prune(releases: Path, current: str, keep: int) -> None:
-    """Remove old releases: all but the newest `keep` and those that a living reader names."""
+def outdated(folder: Path, keep: int, *, num_to_come: int = 0) -> list[Release]:
+    """List the releases that nobody needs: all but the newest `keep`, the current one and those that a living reader names.
+
+    Args:
+        folder: the warehouse's folder.
+        keep: releases kept.
+        num_to_come: releases that will be written before these go, and count.
+
+    Returns:
+        them, the newest first.
+    """
+    releases = folder / "releases"
+    pointer = releases / "CURRENT"
+    current = pointer.read_text().strip() if pointer.is_file() and not num_to_come else None
+    there = [path for path in releases.iterdir() if (path / "manifest.json").is_file()] if releases.is_dir() else []
+    found = sorted(map(_read, there), key=lambda r: r.created_at, reverse=True)
+    return [release for release in found[max(keep - num_to_come, 0) :] if release.release_id != current and not _readers(release)]
+
+
+def prune_releases(folder: Path, keep: int) -> None:
+    """Remove outdated releases and what killed runs left of others. Call it while holding the writer's lock."""
+    releases = folder / "releases"
     for leftover in releases.glob(".*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
-    found = sorted((_read(p) for p in releases.iterdir() if (p / "manifest.json").is_file()), key=lambda r: r.created_at, reverse=True)
-    for release in found[keep:]:
-        if release.release_id != current and not _readers(release):
-            doomed = releases / f".{release.release_id}.partial"
-            release.folder.rename(doomed)  # whole or gone for whoever looks, also when this process is killed in between
-            shutil.rmtree(doomed)
+    for release in outdated(folder, keep):
+        doomed = releases / f".{release.release_id}.partial"
+        release.folder.rename(doomed)  # whole or gone for whoever looks, also when this process is killed in between
+        shutil.rmtree(doomed)
 
 
 def _readers(release: Release) -> list[Path]:
@@ -212,12 +298,9 @@ def opened(folder: Path) -> Generator[tuple[duckdb.DuckDBPyConnection, Release]]
     Yields:
         (connection, release).
     """
-    release = current_release(folder)
-    mark = release.folder / f"reader-{os.getpid()}"
-    mark.touch()
+    con, release = connect(folder, LOCKED_DOWN, mark=True)
     try:
-        with duckdb.connect(str(release.database), read_only=True, config=dict(LOCKED_DOWN)) as con:
-            check_version(con)
+        with con, faults.reading(release.release_id, release.folder):
             yield con, release
     finally:
-        mark.unlink(missing_ok=True)
+        _unmark(release)

@@ -98,7 +98,7 @@ def test_stored_values_are_those_of_the_probe_and_ref_loss_is_the_base_without_a
 def test_coverage_is_told_with_the_directions_in_the_summary_and_in_status(adapted_once):
     from reports.summary import rows
     from tasks.status import pinned
-    from warehouse.read import read
+    from warehouse.read import Reader
 
     stored = said(adapted_once)
     assert stored["adapt"]["scope"] == stored["stab"]["scope"] == "adapter weights"
@@ -106,7 +106,7 @@ def test_coverage_is_told_with_the_directions_in_the_summary_and_in_status(adapt
     assert 0 < stored["stab"]["num_covered"] < stored["adapt"]["num_covered"]
     ((counts,),) = adapted_once.sql("SELECT counts FROM runs")
     sentence = dict(rows(json.loads(counts)))["directions"]
-    with read(adapted_once.warehouse) as reader:
+    with Reader(adapted_once.warehouse) as reader:
         told = dict(pinned(reader))["scope"]
     for text in (sentence, told):
         assert "adapter weights only" in text
@@ -125,10 +125,10 @@ def test_the_divergence_from_the_reference_covers_both_factors(adapted):
 def test_unchanged_run_writes_nothing_and_status_foresees_it(adapted):
     from tasks.settings import load
     from tasks.status import plan
-    from warehouse.read import read
+    from warehouse.read import Reader
 
     before = adapted.bytes_of_warehouse()
-    with read(adapted.warehouse) as reader:
+    with Reader(adapted.warehouse) as reader:
         foreseen = dict(plan(load(adapted.config), reader))
     assert (foreseen["directions"], foreseen["score"]) == ("nothing to make", "nothing: 0 tokens")
     again = adapted.value()

@@ -39,9 +39,9 @@ def test_low_rank_directions_are_artefacts_with_their_agreement_and_other_values
 def test_status_foresees_low_rank_directions(valued):
     from tasks import status
     from tasks.settings import load
-    from warehouse.read import read
+    from warehouse.read import Reader
 
-    with read(valued.warehouse) as reader:
+    with Reader(valued.warehouse) as reader:
         told = dict(status.plan(load(valued.config, ["scoring.low_rank={rank: 4}"]), reader))
     assert told["directions"] == "low-rank adaptation direction, low-rank stability direction"
 

@@ -132,13 +132,13 @@ def test_policy_paper_is_written_for_its_estimator_alone_and_refuses_another(val
 def test_status_tells_what_the_estimator_needs(valued, propagated):
     from tasks import status
     from tasks.settings import load
-    from warehouse.read import read
+    from warehouse.read import Reader
 
-    with read(valued.warehouse) as reader:
+    with Reader(valued.warehouse) as reader:
         told = dict(status.plan(load(valued.config, PROPAGATION), reader))
     assert told["directions"] == "adaptation direction, token-level Fisher, stability direction"
     assert told["mask paper"] == "to be written"
-    with read(propagated.warehouse) as reader:
+    with Reader(propagated.warehouse) as reader:
         told = dict(status.plan(load(propagated.config, PROPAGATION), reader))
     assert (told["directions"], told["score"], told["mask paper"]) == ("nothing to make", "nothing: 0 tokens", "unchanged")
 

@@ -139,6 +139,12 @@ class Project:
 
         return mask_tokens(str(self.config), list(overrides), policy)
 
+    def prune(self, *overrides: str, **rules: Any) -> Any:
+        """Run the flow `prune`."""
+        from flows.prune import prune_warehouse
+
+        return prune_warehouse(str(self.config), list(overrides), **rules)
+
     def train(self, *overrides: str, policy: str | None = None) -> Any:
         """Run the flow `train_masked`."""
         from flows.train_masked import train_masked
@@ -191,12 +197,13 @@ def unplug(replace: Any) -> None:
     from prefect import Flow, Task
 
     import flows.artifacts
+    import flows.prune
     import flows.self_test
     import flows.train_masked
     import flows.value_tokens
-    from tasks import alerts, stages
+    from tasks import alerts, pruning, stages
 
-    for module in (alerts, stages, flows.self_test, flows.train_masked, flows.value_tokens):
+    for module in (alerts, stages, pruning, flows.prune, flows.self_test, flows.train_masked, flows.value_tokens):
         for name, found in list(vars(module).items()):
             if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.tangents import Meeting, Tangents, carried_by
+from models.meeting import Meeting
+from models.tangents import Tangents, carried_by
 
 
 def test_an_activation_changed_in_place_by_an_unknown_function_is_refused():
@@ -37,7 +38,7 @@ def test_a_parameter_added_in_place_meets_delta():
         y = layer(x)
         y += layer.late
     (y * torch.tensor([1.0, 10.0])[None, :, None]).sum().backward()
-    assert torch.allclose(mode.context_KBT, torch.tensor([[[10.0, 100.0]]]))
+    assert torch.allclose(mode.context.values_KBT, torch.tensor([[[10.0, 100.0]]]))
 
 
 def test_parameters_are_left_as_they_were():

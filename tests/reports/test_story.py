@@ -33,6 +33,7 @@ def test_an_example_is_told_with_its_origin_masks_and_lineage(told):
         "sequence (sft) s1: 6 tokens, 4 of them response tokens", "default (sft) 2 of 4 tokens kept; mask m1, run run1", "random (sft) 2 of 4",
         "scoring new, estimator exact, float32", "base, digest r0", "warm-up, digest r1", "direction d1: validation snapshot val, 7 examples",
         "direction d2; made on training snapshot before", "run run1 (value_tokens", "AlphaToken 0.1.0, commit abc123",
+        "code versions directions 2, probe 3",
     ):  # fmt: skip
         assert words in text
 

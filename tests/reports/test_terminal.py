@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from reports.terminal import _style, print_answer, print_response, print_rows, print_status
 from warehouse.connect import Warehouse
-from warehouse.read import read
+from warehouse.read import Reader
 from warehouse.release import write_release
 
 FRAME = pl.DataFrame(
@@ -159,7 +159,7 @@ def test_a_status_can_be_told_of_an_empty_warehouse_and_of_one_with_runs(capsys,
     with Warehouse(tmp_path) as warehouse:
         pass
     write_release(tmp_path, 2)
-    with read(tmp_path) as reader:
+    with Reader(tmp_path) as reader:
         print_status(reader, "head [x]", warning, [], [("ingest", "nothing")])
     empty = capsys.readouterr().out
     for title in ("snapshots", "scorings", "masks", "runs", "bad rows"):
@@ -169,7 +169,7 @@ def test_a_status_can_be_told_of_an_empty_warehouse_and_of_one_with_runs(capsys,
     with Warehouse(tmp_path) as warehouse, warehouse.transaction():
         warehouse.con.execute("INSERT INTO record.runs (run_id, flow, state) VALUES ('0123456789', 'value_tokens', 'failed')").fetchall()
     write_release(tmp_path, 2)
-    with read(tmp_path) as reader:
+    with Reader(tmp_path) as reader:
         print_status(reader, "head", warning, [], [])
     text = capsys.readouterr().out
     assert "runs: none" not in text

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from models.settings import CODE_VERSIONS
 from tests.flows.world import purchases, stored
 
 KINDS = ("warmup", "adapt", "texts", "stab", "alignment")
@@ -64,6 +65,12 @@ def test_scoring_says_what_it_was_made_of(valued_once):
     assert said["scoring"] == {"name": "warm-up", "digest": said["scoring"]["digest"]}
     assert said["reference"]["digest"] != said["scoring"]["digest"]
     assert said["adapt"]["covered_parameters"] == pytest.approx(1)
+    assert said["code_versions"] == {name: CODE_VERSIONS[name] for name in ("directions", "fisher", "probe", "train")}
+    versions = dict(valued_once.live("SELECT kind, (settings ->> '$.code_version')::INT FROM record.artifacts"))
+    assert versions == {
+        "warmup": CODE_VERSIONS["train"], "texts": CODE_VERSIONS["fisher"],
+        **dict.fromkeys(("adapt", "stab", "alignment"), CODE_VERSIONS["directions"]),
+    }  # fmt: skip
     assert said["adapt"]["num_sequences"] == 6
     assert min(said[kind]["norm"] for kind in ("adapt", "stab")) > 0
     assert said["texts"]["num_texts"] == 8
@@ -276,11 +283,11 @@ def test_alignment_texts_are_not_those_that_training_measures(valued_once):
     from tasks.settings import load
     from tasks.training_plan import plan_training
     from warehouse.queries import Queries
-    from warehouse.read import read
+    from warehouse.read import Reader
     from warehouse.release import opened
 
     config = load(valued_once.config)
-    with read(valued_once.warehouse) as reader:
+    with Reader(valued_once.warehouse) as reader:
         aligned = alignment_texts(config, identities.tokenization(reader, config)).texts
     with opened(valued_once.warehouse) as (con, _):
         measured = plan_training(Run.begin("train", config), Queries(con), "default").retention

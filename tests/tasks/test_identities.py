@@ -14,7 +14,7 @@ from tasks import identities
 from tasks.settings import build
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
-from warehouse.read import read
+from warehouse.read import Reader
 from warehouse.release import write_release
 
 
@@ -373,7 +373,7 @@ def test_a_reader_uses_what_is_remembered_and_writes_nothing(warehouse, tmp_path
     remembered = identities.file_digest(warehouse, known)
     warehouse.con.close()
     write_release(tmp_path / "wh", 2)
-    with read(tmp_path / "wh") as reader:
+    with Reader(tmp_path / "wh") as reader:
         assert identities.file_digest(reader, new) == identities._bytes_digest(new)
         assert reader.sql("SELECT path FROM record.file_digests").rows() == [(str(known),)]
         monkeypatch.setattr(Path, "open", None)

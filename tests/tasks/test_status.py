@@ -7,12 +7,12 @@ import pytest
 from tasks import status
 from tasks.settings import load
 from tests.flows.world import purchases, write_rows
-from warehouse.read import read
+from warehouse.read import Reader
 
 
 def told(project, *overrides):
     """The plan, stage to sentence."""
-    with read(project.warehouse) as reader:
+    with Reader(project.warehouse) as reader:
         return dict(status.plan(load(project.config, overrides), reader))
 
 
@@ -128,7 +128,7 @@ def test_bad_rows_beyond_the_allowed_share_do_not_stop_status(valued):
 def test_pinned_artefacts_tell_how_far_the_data_moved(valued):
     valued.write_train([*valued.train_rows()[:-1], *purchases(99, 7)])
     valued.value()
-    with read(valued.warehouse) as reader:
+    with Reader(valued.warehouse) as reader:
         lines = dict(status.pinned(reader))
     assert lines.pop("scope") == "100.0% of the parameters covered by adaptation, 100.0% by stability"
     assert set(lines) == {"warmup", "texts", "adapt", "stab", "alignment"}
@@ -136,10 +136,10 @@ def test_pinned_artefacts_tell_how_far_the_data_moved(valued):
 
 
 def test_stability_zero_is_told(valued):
-    with read(valued.warehouse) as reader:
+    with Reader(valued.warehouse) as reader:
         assert not status.stability_is_zero(reader)
     valued.value("scoring.warmup.steps=0")
-    with read(valued.warehouse) as reader:
+    with Reader(valued.warehouse) as reader:
         assert status.stability_is_zero(reader)
     for setting in ("scoring.warmup.steps", "model.scoring"):
         assert setting in status.STABILITY_HINT

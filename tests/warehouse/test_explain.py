@@ -27,6 +27,7 @@ def test_one_join_leads_from_a_kept_token_to_configuration_models_validation_set
         "scoring_digest": "r1", "adapt_digest": "d1", "stab_digest": "d2", "validation_snapshot_id": "val", "num_validation_examples": 7,
         "made_on_snapshot_id": "before", "scoring_run_id": "run1", "scoring_flow": "value_tokens", "scoring_configuration": '{"data": 1}',
         "git_sha": "abc123", "alphatoken_version": "0.1.0",
+        "code_versions": '{"directions":2,"probe":3}',
     }  # fmt: skip
     assert {key: rows[0][key] for key in expected} == expected
 

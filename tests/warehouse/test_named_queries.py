@@ -162,6 +162,7 @@ def test_queries_read_only_what_is_current_or_asked_for(reader):
         ("scoring_drift", {"scoring_after": "zzz"}, r"no scorings fit 'zzz'; the warehouse has, newest first: new \(current\), old"),
         ("scoring_drift", {"scoring_after": ""}, "2 scorings fit ''"),
         ("top_tokens", {"column": "lossy"}, "top_tokens.*column=lossy.*there is no column of values lossy"),
+        ("bottom_tokens", {"end": "middle", "min_count": 1}, "bottom_tokens.*there is no end middle, only highest and lowest"),
         ("top_tokens", {"limit": "many"}, "top_tokens.*limit=many.*Could not convert string 'many'"),
     ],
 )

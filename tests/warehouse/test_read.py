@@ -10,7 +10,7 @@ import pytest
 import warehouse as package
 from warehouse.connect import Warehouse
 from warehouse.migrate import SchemaVersionError
-from warehouse.read import Reader, read
+from warehouse.read import Reader
 from warehouse.release import NoReleaseError, write_release
 
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def reader(folder):
-    with read(folder) as opened_reader:
+    with Reader(folder) as opened_reader:
         yield opened_reader
 
 
@@ -147,7 +147,7 @@ def test_our_own_files_run_on_a_release(reader):
 
 def test_no_release_is_told_with_the_place_and_what_to_do(tmp_path):
     for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(NoReleaseError, match=r"alphatoken value.*--warehouse") as caught, read(place):
+        with pytest.raises(NoReleaseError, match=r"alphatoken value.*--warehouse") as caught, Reader(place):
             pass
         assert str(place) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -223,5 +223,5 @@ def test_files_are_open_to_those_who_ask_and_the_release_stays_closed(folder):
                 opened.sql(query)
     assert pl.read_parquet(out)["example_id"].to_list() == ["e1"]
     assert {path: data for path, data in below(folder).items() if "releases" in str(path)} == before
-    with read(folder) as closed, pytest.raises(duckdb.Error, match="disabled"):
+    with Reader(folder) as closed, pytest.raises(duckdb.Error, match="disabled"):
         closed.sql(f"SELECT * FROM '{out}'")

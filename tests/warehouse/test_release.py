@@ -13,7 +13,7 @@ import pytest
 from warehouse import release as module
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.migrate import SchemaVersionError
-from warehouse.read import read
+from warehouse.read import Reader
 from warehouse.release import NoReleaseError, current_release, opened, write_release
 
 ROOT = Path(__file__).parents[2]
@@ -171,12 +171,12 @@ def test_the_mark_of_a_killed_reader_protects_nothing(tmp_path, reader):
 
 def test_sql_on_an_open_release_goes_on_while_newer_ones_are_written(tmp_path):
     make(tmp_path, "1")
-    with read(tmp_path) as reader:
+    with Reader(tmp_path) as reader:
         for i in range(2, 5):
             make(tmp_path, str(i), 1)
         assert reader.sql("SELECT count(*) AS n FROM examples").rows() == [(0,)]
         assert reader.pointer("a") == "1"
-    with read(tmp_path) as reader:
+    with Reader(tmp_path) as reader:
         assert reader.pointer("a") == "4"
 
 

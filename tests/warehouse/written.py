@@ -10,6 +10,7 @@ VOCABULARY = ["<s>", " cat", " 12", ".", "\n", "</s>", "it's", "a1", "<0xE2>", "
 SETTINGS = {
     "estimator": "exact", "dtype": "float32", "reference": {"name": "base", "digest": "r0"}, "scoring": {"name": "warm-up", "digest": "r1"},
     "adapt": {"digest": "d1"}, "stab": {"digest": "d2"}, "validation_snapshot": "val", "made_on_snapshot": "before",
+    "code_versions": {"directions": 2, "probe": 3},
 }  # fmt: skip
 INSERTS = [
     "runs VALUES ('run1', 'value_tokens', 'completed', TIMESTAMP '2026-01-01 00:00:00', TIMESTAMP '2026-01-01 00:00:40', '{\"data\": 1}', '{\"alphatoken\": \"0.1.0\"}', 'abc123', 0, '{}', "

@@ -13,7 +13,7 @@ SELECT
     scorings.settings ->> '$.validation_snapshot' AS validation_snapshot_id, validation.num_examples AS num_validation_examples,
     scorings.settings ->> '$.made_on_snapshot' AS made_on_snapshot_id, scorings.settings AS scoring_settings,
     runs.run_id AS scoring_run_id, runs.flow AS scoring_flow, runs.started_at AS scoring_started_at, runs.configuration AS scoring_configuration,
-    runs.git_sha, runs.versions ->> '$.alphatoken' AS alphatoken_version, runs.versions
+    scorings.settings ->> '$.code_versions' AS code_versions, runs.git_sha, runs.versions ->> '$.alphatoken' AS alphatoken_version, runs.versions
 FROM token_values AS tokens
 JOIN token_masks AS marks
     ON marks.example_id = tokens.example_id AND marks.branch = tokens.branch AND marks.position = tokens.position

@@ -1,7 +1,8 @@
--- The words of the vocabulary with the highest mean value, with the spread of the value over their occurrences.
--- Grain: one row per token of the vocabulary, highest mean first; tokens without a value are left out.
+-- The words of the vocabulary with the highest mean value, or the lowest, with the spread of the value over their occurrences.
+-- Grain: one row per token of the vocabulary, the extreme mean first; tokens without a value are left out.
 -- $column = adapt_direct: one of the columns of values, those of the signals included
 -- $min_count = 5: how often a token must occur with a value
+-- $end = highest: of which end: highest or lowest
 -- $limit = 20: number of rows
 WITH long AS (
     SELECT
@@ -25,5 +26,9 @@ SELECT vocabulary.token, per_id.token_id, per_id.num_tokens, per_id.mean_value, 
 FROM per_id
 LEFT JOIN record.vocabulary AS vocabulary
     ON vocabulary.tokenizer_digest = per_id.tokenizer_digest AND vocabulary.token_id = per_id.token_id
-ORDER BY per_id.mean_value DESC, per_id.token_id
+ORDER BY
+    per_id.mean_value * CASE $end::VARCHAR
+        WHEN 'highest' THEN -1 WHEN 'lowest' THEN 1 ELSE error('there is no end ' || $end::VARCHAR || ', only highest and lowest')
+    END,
+    per_id.token_id
 LIMIT $limit::BIGINT

@@ -1,0 +1,103 @@
+"""Scores made of the columns, and the tokens that a score keeps: the rules of the product's policies, in numpy, for runs without a store.
+
+Reference test: tests/bench/test_worlds.py::test_selections_are_those_of_the_policies
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.worlds.values import Column, TokenTable, average_ranks
+
+Score = Callable[[TokenTable], Column]
+FOUR = ("adapt_direct", "adapt_causal", "stab_direct", "stab_causal")
+
+
+def zscore(column: Column) -> Column:
+    """Standardise over the data set; 0 where all are alike. NaN stays."""
+    deviation = np.nanstd(column)
+    return (column - np.nanmean(column)) / deviation if deviation > 0 else column * 0.0
+
+
+def rank(column: Column) -> Column:
+    """Scale average ranks to [0, 1]; NaN stays."""
+    exists = np.isfinite(column)
+    ranks = np.full(len(column), np.nan)
+    ranks[exists] = average_ranks(column[exists]) / max(1, exists.sum() - 1)
+    return ranks
+
+
+def pooled(score: Column, table: TokenTable, window: int) -> Column:
+    """Take the mean over a centred window of positions of the same answer; tokens without a score count nowhere and stay without."""
+    half, exists = window // 2, np.isfinite(score)
+    sums, counts = np.zeros(len(score)), np.zeros(len(score))
+    for shift in range(-half, half + 1):
+        there = np.arange(len(score)) + shift
+        inside = (there >= 0) & (there < len(score))
+        there = there.clip(0, len(score) - 1)
+        use = inside & (table.row[there] == table.row) & exists[there]
+        sums += np.where(use, score[there], 0.0)
+        counts += use
+    return np.where(exists, sums / np.maximum(counts, 1), np.nan)
+
+
+def keep_share(score: Column, table: TokenTable, share: float, scope: str = "response") -> NDArray[np.bool_]:
+    """Keep the highest ceil(share · eligible) of each answer, or of the data set, ties to the earlier token; ends of turns on top."""
+    eligible = np.isfinite(score) & ~table.is_end
+    group = table.row if scope == "response" else np.zeros_like(table.row)
+    order = np.lexsort((np.arange(len(score)), -np.where(eligible, score, -np.inf), ~eligible, group))
+    starts = np.r_[0, np.flatnonzero(np.diff(group[order])) + 1]
+    sizes = np.diff(np.r_[starts, len(order)])
+    within = np.arange(len(order)) - np.repeat(starts, sizes)
+    number = np.add.reduceat(eligible[order].astype(np.int64), starts)
+    wanted = np.repeat(np.ceil(share * number - 1e-9).astype(np.int64), sizes)
+    kept = np.zeros(len(score), dtype=bool)
+    kept[order] = (within < wanted) & eligible[order]
+    return kept | table.is_end
+
+
+def _sum(normalise: Callable[[Column], Column], **weights: float) -> Score:
+    return lambda table: np.sum([w * normalise(table.columns[name]) for name, w in weights.items()], axis=0)
+
+
+def _one(name: str, sign: float = 1.0) -> Score:
+    return lambda table: sign * table.columns[name]
+
+
+def _pooled(score: Score, window: int) -> Score:
+    return lambda table: pooled(score(table), table, window)
+
+
+_ADAPT_AND_REFERENCE = _sum(rank, adapt_causal=1.0, ref_loss=-1.0)
+_FOUR_RANKS = _sum(rank, **dict.fromkeys(FOUR, 1.0))
+
+SCORES: Mapping[str, Score] = {
+    "adapt_direct": _one("adapt_direct"),
+    "adapt_causal": _one("adapt_causal"),
+    "stab_direct": _one("stab_direct"),
+    "stab_causal": _one("stab_causal"),
+    "drift_direct": _one("drift_direct"),
+    "drift_causal": _one("drift_causal"),
+    "four z-scores": _sum(zscore, **dict.fromkeys(FOUR, 1.0)),
+    "four ranks": _FOUR_RANKS,
+    "four ranks, window 5": _pooled(_FOUR_RANKS, 5),
+    "adaptation pair, z-scores": _sum(zscore, adapt_direct=1.0, adapt_causal=1.0),
+    "adapt_causal − ref_loss, ranks": _ADAPT_AND_REFERENCE,
+    "adapt_causal − ref_loss, ranks, window 5": _pooled(_ADAPT_AND_REFERENCE, 5),
+    "adapt pair − loss, ranks": _sum(rank, adapt_direct=1.0, adapt_causal=1.0, loss=-1.0),
+    "four − loss, ranks": _sum(rank, **dict.fromkeys(FOUR, 1.0), loss=-1.0),
+    "low loss": _one("loss", -1.0),
+    "high loss": _one("loss"),
+    "low ref_loss": _one("ref_loss", -1.0),
+    "excess loss (Rho-1)": _one("excess_loss"),
+    "low excess loss": _one("excess_loss", -1.0),
+    "Token Cleaning": _one("cleaning"),
+    "entropy": _one("entropy"),
+    "EL2N": _one("el2n"),
+    "gradient norm": _one("grad_norm"),
+    "low gradient norm": _one("grad_norm", -1.0),
+    "position, early": _one("position", -1.0),
+    "position, late": _one("position"),
+}
+"""High = keep."""

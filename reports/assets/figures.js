@@ -1,0 +1,106 @@
+// The panels beside the examples: values, masks, training, drift.
+
+const MEANINGS = {
+  target_loss: "loss on the evaluation examples: what was to be learnt; lower is better",
+  retention_loss: "loss on the text the model knew: what was forgotten; lower is better",
+  train_loss: "loss of the kept tokens of each batch; arms keep different tokens, so their heights do not compare",
+};
+
+function valuesPanel(content, state) {
+  const policy = content.policies.find((one) => one.policy === state.policy);
+  const histograms = policy ? policy.histograms : content.histograms[""];
+  const figure = (column) => {
+    const bins = histograms[column.name];
+    const signs = isComponent(column.name) || (column.low < 0 && column.high > 0) ? `${percent(column.positive_share)} above 0, ` : "";
+    const text = `${signs}mean ${numeral(column.mean)}, deviation ${numeral(column.deviation)}, from ${numeral(column.lowest)} to ${numeral(column.highest)}; ` +
+      `${count(column.num_values)} tokens, ${count(bins.num_outside)} of them beyond the picture (in its outermost bars)` +
+      (column.num_null ? `, ${count(column.num_null)} more without a value` : "");
+    return h("figure", {},
+      h("h3", {}, LABELS[column.name], " ", h("code", {}, column.name)),
+      h("p", { class: "meaning" }, column.meaning),
+      histogram(column, bins, `Distribution of ${LABELS[column.name]}: ${text}`),
+      h("p", { class: "axis-name" }, column.unit),
+      h("figcaption", {}, text));
+  };
+  const marks = policy
+    ? h("p", { class: "legend" }, h("span", {}, h("span", { class: "block solid" }), "kept"), h("span", {}, h("span", { class: "block hatched" }), "masked"), `by the policy ${state.policy}; height = number of tokens; the axis goes by square roots, as the colours do`)
+    : h("p", { class: "legend" }, "No policy is chosen: all tokens are hatched; height = number of tokens.");
+  return [h("p", {}, `All ${count(content.head.num_tokens)} response tokens, not the sample.`), marks, h("div", { class: "figures" }, content.columns.map(figure))];
+}
+
+function masksPanel(content, state) {
+  const policy = content.policies.find((one) => one.policy === state.policy);
+  const overview = table("Policies", [
+    ["policy", (row) => row.policy], ["tokens kept", (row) => shareBar(row.kept_share ?? 0, null), true], ["kept", (row) => count(row.num_kept), true],
+    ["of", (row) => count(row.num_tokens), true], ["rule", (row) => h("span", { class: "rule" }, rule(JSON.parse(row.settings)))],
+  ], content.policies);
+  if (!content.policies.length) return [h("p", {}, "There are no masks yet; alphatoken mask writes them.")];
+  if (!policy) return [overview, h("p", {}, "Choose a policy to see what it keeps of what.")];
+  const by = (caption, title, name, rows) => table(caption, [
+    [title, name], ["kept share", (row) => shareBar(row.kept_share ?? 0, policy.kept_share), true], ["tokens", (row) => count(row.num_tokens), true],
+  ], rows);
+  return [
+    overview,
+    h("p", {}, `What ${state.policy} keeps. The thin line is its share over all tokens, ${percent(policy.kept_share)}.`),
+    h("div", { class: "tables" },
+      by("By source", "source", (row) => row.source ?? "none named", policy.kept_by_source),
+      by("By tenth of the response", "tenth", (row) => String(row.decile), policy.kept_by_position_decile),
+      by("By class of token", "class", (row) => row.token_class, policy.kept_by_token_class)),
+  ];
+}
+
+/** A policy's settings in a line. */
+function rule(settings) {
+  if (settings.select === undefined) return JSON.stringify(settings);
+  if (settings.select === "all") return "every token";
+  const rate = settings.threshold === null ? `the best ${percent(settings.keep)}` : `score at least ${settings.threshold}`;
+  const weights = Object.entries(settings.weights).filter(([, weight]) => weight).map(([name, weight]) => (weight === 1 ? name : `${weight} · ${name}`));
+  const score = settings.select === "random" ? "at random" : `by ${settings.expression ?? weights.join(" + ")}`;
+  const normal = settings.expression || settings.select === "random" || settings.normalization === "none" ? "" : `, ${settings.normalization === "zscore" ? "z-scores" : "ranks"} over the ${settings.normalize_over === "dataset" ? "data set" : settings.normalize_over}`;
+  return `${rate} of ${settings.scope === "dataset" ? "the data set" : `each ${settings.scope}`} ${score}${normal}${settings.soft === "none" ? "" : `, weights by ${settings.soft}`}`;
+}
+
+function trainingPanel(content) {
+  if (!content.trainings.length) return [h("p", {}, "There is no training in this release; alphatoken train makes one, with --policy full the one to compare with.")];
+  const newest = content.trainings.filter((one, i, all) => all.findIndex(({ policy }) => policy === one.policy) === i);
+  const ordered = newest.sort((a, b) => a.policy.localeCompare(b.policy));
+  const { training_id: ids, metric: metrics, step: steps, value: values } = content.curves;
+  const points = (id, metric) => steps.map((step, i) => [step, values[i], i]).filter(([, , i]) => ids[i] === id && metrics[i] === metric).map(([step, value]) => [step, value]);
+  const chart = (metric) => {
+    const series = ordered.map(({ training_id: id, policy }, style) => [policy, points(id, metric), style]).filter(([, one]) => one.length);
+    if (!series.length) return null;
+    const ends = series.map(([policy, one]) => `${policy} ${numeral(one[0][1])} to ${numeral(one.at(-1)[1])}`).join(", ");
+    return h("figure", {}, h("h3", {}, metric.replace("_", " ")), h("p", { class: "meaning" }, MEANINGS[metric]),
+      lines(series, `${metric.replace("_", " ")} by step: ${ends}`), h("p", { class: "axis-name" }, "optimizer steps; nats per token"));
+  };
+  const ends = (metric) => (row) => {
+    const found = points(row.training_id, metric);
+    return found.length ? `${numeral(found[0][1])} → ${numeral(found.at(-1)[1])}` : "–";
+  };
+  return [
+    h("p", { class: "legend" }, ordered.map(({ policy }, style) => key(policy, style))),
+    h("p", {}, "The newest training of each policy. They compare only where learning rate, epochs, start and seed are the same."),
+    h("div", { class: "figures" }, Object.keys(MEANINGS).map(chart)),
+    table("All trainings, the newest first", [
+      ["policy", (row) => row.policy], ["target loss", ends("target_loss"), true], ["retention loss", ends("retention_loss"), true],
+      ["learning rate", (row) => row.learning_rate ?? "–", true], ["epochs", (row) => row.epochs ?? "–", true], ["start", (row) => row.start ?? "–"],
+      ["seed", (row) => row.seed ?? "–", true], ["mask", (row) => (row.on_current_mask ? "current" : "an earlier one")], ["made (UTC)", (row) => row.trained_at],
+    ], content.trainings),
+  ];
+}
+
+function driftPanel(content) {
+  if (!content.drift) return [h("p", {}, "There is one scoring only, so nothing can have drifted.")];
+  const { scoring_before: before, rows } = content.drift;
+  if (!rows.length) return [h("p", {}, `The earlier scoring ${before.slice(0, 12)} shares no valued token with the current one.`)];
+  return [
+    h("p", {}, `From the scoring before (${before.slice(0, 12)}) to the current one (${content.head.scoring_id.slice(0, 12)}), over the tokens that both valued. ` +
+      "Masks follow ranks: a rank correlation near 1 means that they hardly change."),
+    table("Drift by column", [
+      ["column", (row) => LABELS[row.column]], ["tokens", (row) => count(row.num_tokens), true],
+      ["rank correlation", (row) => (row.spearman === null ? "constant" : row.spearman.toFixed(3)), true], ["correlation", (row) => (row.pearson === null ? "constant" : row.pearson.toFixed(3)), true],
+      ["mean change", (row) => numeral(row.mean_change), true], ["beside a mean size of", (row) => numeral(row.mean_size), true],
+      ["sign changed", (row) => percent(row.changed_sign_share), true],
+    ], rows),
+  ];
+}

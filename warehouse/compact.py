@@ -1,0 +1,70 @@
+"""Giving freed space back: DuckDB reuses the blocks of deleted rows and never makes the file smaller, so it is written anew."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from warehouse.connect import DATABASE, Warehouse, attach
+from warehouse.settings import WarehouseSettings
+
+_WORTH_IT = 0.25
+"""Share of free blocks from which a file is written anew; below, the next runs fill them."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Room that the live file takes.
+
+    Attributes:
+        num_bytes: all of its blocks.
+        num_free_bytes: those that hold nothing.
+    """
+
+    num_bytes: int
+    num_free_bytes: int
+
+
+def compact(folder: Path, settings: WarehouseSettings) -> tuple[Space, bool]:
+    """Write the live file anew where a good part of it is free. Call it while holding the writer's lock, with no connection open.
+
+    The copy is made beside the file, synced, and moved to its place in one step: a process killed at any time leaves the old file or
+    the new one. Releases are files of their own; their readers notice nothing.
+
+    Args:
+        folder: the warehouse's folder.
+        settings: memory limit.
+
+    Returns:
+        (room before, whether it was written anew).
+    """
+    live, fresh = folder / DATABASE, folder / f".{DATABASE}.compact"
+    remove_leftovers(folder)
+    with Warehouse(folder, settings) as warehouse:
+        warehouse.con.execute("CHECKPOINT")
+        row = warehouse.one("compact/blocks")
+        assert row is not None, "the live file is attached"
+        found = Space(row[0] * row[2], row[1] * row[2])
+        if found.num_free_bytes < _WORTH_IT * found.num_bytes:
+            return found, False
+        attach(warehouse.con, fresh, "compact")
+        warehouse.run("compact/copy")
+        warehouse.con.execute("DETACH compact")  # checkpointed by that
+    assert not Path(f"{live}.wal").exists(), "a checkpointed and closed database has no log, which would not fit another file"
+    _sync(fresh)
+    fresh.replace(live)
+    _sync(folder)
+    return found, True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left of a copy: the file, its log."""
+    for left in folder.glob(f".{DATABASE}.compact*"):
+        left.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,3 @@
+-- Vocabularies that no tokenization has any more.
+DELETE FROM record.vocabulary
+WHERE tokenizer_digest NOT IN (SELECT tokenizer_digest FROM kept_tokenizations)
