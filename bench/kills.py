@@ -89,7 +89,9 @@ def kill_often(num_kills: int, num_examples: int, seed: int, folder: Path, tell:
                 outcome.num_receipts += _check_copy(here)
                 outcome.num_checks += 1
             found = _in_child(rows_of, here / "warehouse")
-            assert found == expected[job], f"after {JOBS[job]!r} of round {outcome.num_rounds} these tables differ: {_different(found, expected[job])}"
+            assert found == expected[job], (
+                f"after {JOBS[job]!r} of round {outcome.num_rounds} these tables differ: {_different(found, expected[job])}"
+            )
             _check_copy(here)
         shutil.rmtree(here)
         tell(f"round {outcome.num_rounds}: {sum(outcome.stages.values())} kills")
@@ -358,7 +360,16 @@ def import_all() -> None:
     """Import what the jobs need, once for all children; nothing is computed, so no thread exists when this process forks."""
     import importlib
 
-    for name in ("flows.value_tokens", "pandas", "models.batches", "models.scoring", "tasks.scoring", "warehouse.policies", "warehouse.compact", "warehouse.prune"):
+    for name in (
+        "flows.value_tokens",
+        "pandas",
+        "models.batches",
+        "models.scoring",
+        "tasks.scoring",
+        "warehouse.policies",
+        "warehouse.compact",
+        "warehouse.prune",
+    ):
         importlib.import_module(name)
 
 

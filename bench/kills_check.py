@@ -101,10 +101,14 @@ def _check_database(path: Path, meant: dict[tuple[str, str], Any]) -> int:
         ):
             assert set(con.execute(query).fetchall()) == signed[stage], f"rows of {stage} and receipts do not agree"
         for name, value in con.execute("SELECT name, value FROM record.pointers").fetchall():
-            table, column = {"snapshot": ("snapshots", "snapshot_id"), "tokenization": ("tokenizations", "tokenization_id"), "scoring": ("scorings", "scoring_id")}.get(
-                name, ("masks", "mask_id")
+            table, column = {
+                "snapshot": ("snapshots", "snapshot_id"),
+                "tokenization": ("tokenizations", "tokenization_id"),
+                "scoring": ("scorings", "scoring_id"),
+            }.get(name, ("masks", "mask_id"))
+            assert con.execute(f"SELECT count(*) FROM record.{table} WHERE {column} = ?", [value]).fetchall() == [(1,)], (
+                f"{name} leads nowhere"
             )
-            assert con.execute(f"SELECT count(*) FROM record.{table} WHERE {column} = ?", [value]).fetchall() == [(1,)], f"{name} leads nowhere"
         for path_, content in con.execute("SELECT path, content_digest FROM record.artifacts").fetchall():
             assert content[:16] in path_
     return len(receipts)
@@ -134,7 +138,9 @@ def _check_snapshot(con: Any, identity: str, num_rows: int, *_: Any) -> set[Any]
 def _check_tokenized(con: Any, identity: str, num_rows: int, meant: Any, lengths: dict[str, int], _: Any) -> set[Any]:
     assert meant is not None, f"a receipt of tokenizing {identity} that nobody wrote"
     tokenization_id, example_ids = meant
-    links = con.execute("SELECT example_id, sequence_id FROM record.example_sequences WHERE tokenization_id = ?", [tokenization_id]).fetchall()
+    links = con.execute(
+        "SELECT example_id, sequence_id FROM record.example_sequences WHERE tokenization_id = ?", [tokenization_id]
+    ).fetchall()
     wanted = set(example_ids)
     found = [row for row in links if row[0] in wanted]
     assert len(found) == num_rows == len(wanted), f"{len(found)} of {num_rows} tokenized examples are there"

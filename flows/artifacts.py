@@ -7,13 +7,13 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from reports.summary import failure_markdown, markdown, training_markdown
 from tasks.runs import Run
 from tasks.training import TrainingReceipt
-from warehouse.read import read
+from warehouse.read import Reader
 
 
 def show_run(run: Run, counts: dict[str, Any]) -> None:
     """Show what a run did, and what the release that readers now have keeps of each source."""
     create_markdown_artifact(key="value-tokens", markdown=markdown(counts), description="What this run did")
-    with read(run.config.warehouse_folder) as reader:
+    with Reader(run.config.warehouse_folder) as reader:
         policies = [str(row[0]) for row in reader.run("explain/policies").fetchall()]
         table = [{"policy": policy} | row for policy in policies for row in reader.named("kept_by_source", policy=policy).to_dicts()]
     create_table_artifact(key="kept-by-source", table=table, description="Response tokens kept, by policy and source")

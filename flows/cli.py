@@ -179,105 +179,7 @@ def _train(config: Path, overrides: list[str], policy: str | None) -> None:
 
 
 @app.command()
-<<<<<<< HEAD
-def sql(
-    query: Annotated[str | None, typer.Argument(help="One SQL query; the views are listed in the README.")] = None,
-    named: Annotated[str | None, typer.Option(help="A query of the directory instead of one of yours.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Value of $KEY in the query; may be given several times.")
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Tell the named queries and what they take.")] = False,
-    format_: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="Form of the answer.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
-    warehouse: Annotated[Path | None, typer.Option(help="The warehouse's folder; that of alphatoken.yaml when absent.")] = None,
-    allow_files: Annotated[bool, typer.Option("--allow-files", help="Let the query read and write other files.")] = False,
-) -> None:
-    """Ask the current release; read-only, also while a run is writing."""
-    if (query is not None) + (named is not None) + list_ != 1:
-        raise ValueError("give one of: a query, --named NAME, --list")
-    if list_:
-        from reports.terminal import print_queries
-
-        print_queries()
-        return
-    from flows.ask import answer
-
-    answer(query, named, param or [], format_, out, warehouse, allow_files=allow_files)
-
-
-@app.command()
-def explain(
-    example_id: Annotated[str, typer.Argument(help="The example: its id, or the beginning of it.")],
-    position: Annotated[int | None, typer.Argument(help="Position of one response token.", min=0)] = None,
-    warehouse: Annotated[Path | None, typer.Option(help="The warehouse's folder; that of alphatoken.yaml when absent.")] = None,
-) -> None:
-    """Tell the story of an example or token: where from, worth what by which scoring, kept by which policy."""
-    from flows.ask import tell_story
-
-    tell_story(example_id, position, warehouse)
-
-
-@app.command()
-def export(
-    form: Annotated[Literal["jsonl", "parquet", "trl-sft", "trl-dpo"], typer.Option("--format", help="For whom: see the README.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
-    config: Config = _DEFAULT_CONFIG,
-    set_: Set = None,
-    policy: Annotated[str | None, typer.Option(help="Whose mask; training.policy when absent.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")] = False,
-) -> None:
-    """Write a mask of the current release, with its sequences, for another trainer."""
-    from tasks.settings import load
-    from tasks.training_plan import current_mask
-    from warehouse.export import export as write
-    from warehouse.queries import Queries
-    from warehouse.release import opened
-
-    loaded = load(config, set_ or [])
-    name = policy or loaded.training.policy
-    with opened(loaded.warehouse_folder) as (con, release):
-        queries = Queries(con)
-        mask_id = current_mask(loaded, dict(queries.run("release/pointers").fetchall()), name)
-        done = write(
-            queries,
-            release,
-            mask_id,
-            name,
-            form,
-            out,
-            tokenizer=_tokenizer(queries, loaded) if form == "jsonl" else None,
-            overwrite=overwrite,
-        )
-    counts = done.manifest["counts"]
-    left_out = f", {counts['num_rows_left_out']} without a kept token left out" if counts["num_rows_left_out"] else ""
-    typer.echo(
-        f"{out}: {counts['num_rows']} rows, {counts['num_tokens']} tokens, {counts['num_supervised_tokens']} of them supervised{left_out} "
-        f"(mask {name!r} of release {release.release_id}); how to read them: {out / 'manifest.json'}"
-    )
-
-
-@app.command()
-def status(config: Config = _DEFAULT_CONFIG, set_: Set = None) -> None:
-    """Show snapshots, scorings, masks, runs and bad rows, and what the next run would do and cost."""
-    from flows.ask import age, busy
-    from reports.terminal import print_status
-    from tasks import status as plans
-    from tasks.settings import load
-    from warehouse.read import read
-    from warehouse.release import NoReleaseError
-
-    loaded = load(config, set_ or [])
-    try:
-        with read(loaded.warehouse_folder) as reader:
-            head = f"release {reader.release.release_id}, {age(reader.release.age_s())} old{busy(loaded.warehouse_folder)}, in {loaded.warehouse_folder}"
-            warning = plans.STABILITY_HINT if plans.stability_is_zero(reader) else None
-            print_status(reader, head, warning, plans.pinned(reader), plans.plan(loaded, reader))
-    except NoReleaseError:
-        typer.echo(f"no warehouse yet at {loaded.warehouse_folder}; `alphatoken value {config}` values everything")
-
-
-@app.command()
-def serve(config: Config = _DEFAULT_CONFIG) -> None:
+def serve(config: Config = DEFAULT_CONFIG) -> None:
     """Register the deployments at the Prefect server, and start their runs by schedule and event until stopped."""
     from flows.serve import serve as serve_deployments
 
@@ -285,7 +187,7 @@ def serve(config: Config = _DEFAULT_CONFIG) -> None:
 
 
 @app.command()
-def watch(config: Config = _DEFAULT_CONFIG) -> None:
+def watch(config: Config = DEFAULT_CONFIG) -> None:
     """Look at the data files and send Prefect an event when one changed: beside workers; `serve` does it by itself."""
     from flows.serve import watch as watch_files
 
@@ -293,8 +195,6 @@ def watch(config: Config = _DEFAULT_CONFIG) -> None:
 
 
 @app.command()
-=======
->>>>>>> c7a7613a6476a74e4a913b9a5fe340dd1f72b5f7
 def demo(
     folder: Annotated[Path | None, typer.Argument(help="Where to put the demo; a folder of the user's cache when absent.")] = None,
 ) -> None:
@@ -304,19 +204,9 @@ def demo(
     run_demo(folder)
 
 
-<<<<<<< HEAD
-def _tokenizer(queries: Any, config: Any) -> Any:
-    """Find the tokenizer of the reference model."""
-    from tasks import identities
-    from warehouse.export import Tokenizer
-
-    folder = identities.reference_folder(config, download=False)
-    return Tokenizer(folder / "tokenizer.json", identities.tokenization(queries, config).tokenizer_digest)
+for command in (look.sql, look.explain, look.show, look.report, look.export, look.status):
+    app.command()(command)
 
 
 if __name__ == "__main__":
     main()
-=======
-for command in (look.sql, look.explain, look.show, look.report, look.export, look.status):
-    app.command()(command)
->>>>>>> c7a7613a6476a74e4a913b9a5fe340dd1f72b5f7

@@ -89,7 +89,8 @@ def print_pruning(plan: PrunePlan, releases: Mapping[str, int]) -> None:
         releases: bytes on disk of each release that goes.
     """
     print_rows(
-        ((f"{kind} {one[:8]}", f"made {made:%Y-%m-%d %H:%M} UTC; {why}") for kind, one, made, why in plan.kept), title="stays, beside others"
+        ((f"{kind} {one[:8]}", f"made {made:%Y-%m-%d %H:%M} UTC; {why}") for kind, one, made, why in plan.kept),
+        title="stays, beside others",
     )
     lines = [(gone.kind, f"{gone.number:,} rows, {gone.num_bytes:,} bytes of content") for gone in plan.rows]
     lines += [(gone.kind, f"{gone.number:,} on disk, {gone.num_bytes:,} bytes") for gone in plan.files]

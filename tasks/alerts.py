@@ -9,8 +9,9 @@ from tasks.runs import Run
 from tasks.stages import once
 from warehouse.alerts import DataAlertError, Finding, compare
 from warehouse.connect import Warehouse
+from warehouse.holds import hold, unhold
 from warehouse.queries import Queries
-from warehouse.release import NoReleaseError, hold, is_released, opened, unhold
+from warehouse.release import NoReleaseError, is_released, opened
 
 logger = logging.getLogger("alphatoken")
 

@@ -26,11 +26,11 @@ from prefect.tasks import Task
 from tasks.directions import ScoringSetup
 from tasks.operations import WorkerSettings
 from tasks.parts import Plan, finished_parts, write_part
-from tasks.scoring import OutOfMemoryInBatchError, content_of, load_scorer, pinned_threads, score_part
+from tasks.score_parts import OutOfMemoryInBatchError, content_of, load_scorer, pinned_threads, score_part
 from tasks.settings import Configuration
 
 if TYPE_CHECKING:
-    from tasks.scoring import AnyScorer
+    from tasks.score_parts import AnyScorer
 
 logger = logging.getLogger("alphatoken")
 

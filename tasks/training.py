@@ -15,8 +15,9 @@ from tasks.runs import Run
 from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
 from warehouse.connect import writer_lock
+from warehouse.holds import held
 from warehouse.queries import Queries
-from warehouse.release import Release, held, opened, write_release
+from warehouse.release import Release, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
 from warehouse.write import write_training
 

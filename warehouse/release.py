@@ -22,6 +22,7 @@ import duckdb
 from warehouse import faults
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.digests import digest
+from warehouse.holds import held
 from warehouse.migrate import check_version
 
 _FICLONE = 0x40049409
@@ -36,10 +37,6 @@ LOCKED_DOWN = {
     "lock_configuration": True,
 }
 """Options of every connection to a release; all readers of one process must open it with the same."""
-
-
-HELD = "held"
-"""File of a warehouse whose state must not be released, with the reason; a data alert makes it, a run without one removes it."""
 
 
 class NoReleaseError(FileNotFoundError):
@@ -200,22 +197,6 @@ def is_released(warehouse: Warehouse) -> bool:
     """Tell whether the current release has everything that an open warehouse has."""
     pointer = warehouse.folder / "releases" / "CURRENT"
     return pointer.is_file() and pointer.read_text().strip() == _identity(warehouse)
-
-
-def hold(folder: Path, reason: str) -> None:
-    """Keep further releases back until `unhold`."""
-    _write_synced(folder / HELD, reason)
-
-
-def unhold(folder: Path) -> None:
-    """Let releases be written again."""
-    (folder / HELD).unlink(missing_ok=True)
-
-
-def held(folder: Path) -> str | None:
-    """Return why releases are kept back; None where they are not."""
-    path = folder / HELD
-    return path.read_text() if path.is_file() else None
 
 
 def _identity(warehouse: Warehouse) -> str:

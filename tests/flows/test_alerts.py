@@ -6,7 +6,8 @@ import pytest
 
 from tests.flows.world import Project, purchases, write_rows
 from warehouse.alerts import DataAlertError
-from warehouse.release import current_release, held
+from warehouse.holds import held
+from warehouse.release import current_release
 
 STRICT = ("alerts.added_psi.action=fail", "alerts.min_tokens=100", "alerts.bad_rows.limit=0.2")
 

@@ -103,7 +103,7 @@ def test_lack_of_memory_at_a_worker_halves_the_batches(unscored, monkeypatch, to
 
     def score_part(batches, *rest):
         if any(len(batch) > 2 for batch in batches):
-            raise scoring.OutOfMemoryInBatchError("no memory")
+            raise runners.OutOfMemoryInBatchError("no memory")
         return original(batches, *rest)
 
     monkeypatch.setattr(runners, "score_part", score_part)

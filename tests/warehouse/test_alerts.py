@@ -8,8 +8,9 @@ from tests.warehouse.written import make
 from warehouse.alert_settings import AddedPsiRule, AlertSettings, BadRowsRule, KeptShareRule, KsRule, NullShareRule, PsiRule
 from warehouse.alerts import COLUMNS, compare, ks, psi
 from warehouse.connect import Warehouse
+from warehouse.holds import held, hold, unhold
 from warehouse.queries import Queries
-from warehouse.release import current_release, held, hold, is_released, opened, unhold, write_release
+from warehouse.release import current_release, is_released, opened, write_release
 
 EVERYTHING = AlertSettings(
     kept_share=KeptShareRule(limit=0), psi=PsiRule(limit=0), ks=KsRule(limit=0), added_psi=AddedPsiRule(limit=0),
