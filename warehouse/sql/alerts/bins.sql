@@ -1,7 +1,7 @@
 -- Response tokens between given edges, of the current scoring and snapshot, or of those of its examples that another snapshot lacks.
 -- Grain: one row per column; `bins` maps the upper end of a bin (included; infinity for the last) to its tokens, empty bins left out.
--- $without: a snapshot whose examples are left out; NULL counts all
--- $adapt_direct, $adapt_causal, $stab_direct, $stab_causal, $loss, $ref_loss, $entropy: rising edges of each column
+-- Parameters: $without, a snapshot whose examples are left out (NULL counts all); rising edges of each column: $adapt_direct, $adapt_causal,
+-- $stab_direct, $stab_causal, $loss, $ref_loss, $entropy.
 WITH chosen AS (
     SELECT * FROM record.value_lists
     WHERE $without::VARCHAR IS NULL
