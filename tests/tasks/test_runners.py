@@ -156,6 +156,7 @@ with world.without_prefect():
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("fate", ["live", "kill"])
 def test_two_ray_workers_give_the_bits_of_one_process_also_when_one_is_killed(unscored, fate):
