@@ -12,6 +12,9 @@ from warehouse.migrate import columns, comment_text
 
 HERE = Path(__file__).parent
 
+_KEYS = {"policy": ".NAME", "branches": ".BRANCH"}
+"""Settings that hold sections under names of the user's choice, or of a few known ones."""
+
 
 def configuration() -> str:
     """Write a table per section of the configuration."""
@@ -30,7 +33,7 @@ def _section(kind: type, where: str) -> typing.Iterator[str]:
         if name == "base":
             continue
         if nested is not None:
-            below.append((f"{name}.NAME." if name == "policy" else f"{name}.", nested))
+            below.append((f"{name}{_KEYS.get(field.name, '')}.", nested))
         rows.append(f"| `{name}` | {'section' if nested else _default(field)} | {meanings.get(field.name, '')} |")
     yield f"## {where.rstrip('.') or 'Sections'}\n\n{(inspect.getdoc(kind) or '').splitlines()[0]}\n"
     yield "| setting | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"

@@ -117,6 +117,26 @@ def tokenize_examples(
         ValueError: `max_length` missing, a slow tokenizer, an example of another shape, messages without a chat template, a template that is
             not valid Jinja.
     """
+    drafts = draft_examples(examples, tokenizer, settings)
+    return [draft if isinstance(draft, RejectedExample) else fit(draft, settings, tokenizer.bos_token_id) for draft in drafts]
+
+
+def draft_examples(
+    examples: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", settings: TokenizeSettings
+) -> list[Draft | RejectedExample]:
+    """Tokenize examples as `tokenize_examples` does, without any cut.
+
+    Args:
+        examples: likewise; `num_prompt_messages` says how many of the messages are prompt, assistant turns among them included.
+        tokenizer: likewise.
+        settings: likewise.
+
+    Returns:
+        For each example, in order, its tokens or the reason why there are none.
+
+    Raises:
+        ValueError: as `tokenize_examples`.
+    """
     if settings.max_length is None:
         raise ValueError("max_length is None, expected a number of tokens: put the model's context length in before tokenizing")
     if not tokenizer.is_fast:
@@ -131,8 +151,7 @@ def tokenize_examples(
                 "'content' (text or a list of parts) and, for tool calls, 'tool_calls' (a list of objects): correct or drop that row"
             )
     template = resolve_chat_template(tokenizer, settings)
-    drafts = _draft_plain(examples, tokenizer, settings) if template is None else _draft_chats(examples, tokenizer, template)
-    return [draft if isinstance(draft, RejectedExample) else _fit(draft, settings, tokenizer.bos_token_id) for draft in drafts]
+    return _draft_plain(examples, tokenizer, settings) if template is None else _draft_chats(examples, tokenizer, template)
 
 
 def _are_messages(messages: object) -> bool:
@@ -191,22 +210,43 @@ def _draft_chats(
             continue
         tokens = Tokens(chat.text, *next(encodings), controls)
         ranges = chat.generation_ranges() if turns is None else [tokens.range_of(*turn) for turn in turns]
+        if chat.num_prompt_turns:
+            ranges = ranges[chat.num_prompt_turns :] if len(ranges) == chat.num_turns else []
         eos, ends_with_response = tokenizer.eos_token_id, speaks(chat.messages[-1])
         drafts.append(tokens.draft(ranges, eos, ends_with_response) if any(a < b for a, b in ranges) else not_found(chat.text))
     return drafts
 
 
-def _fit(draft: Draft, settings: TokenizeSettings, bos: int | None) -> TokenizedSequence | RejectedExample:
-    """Cut a sequence to `max_length`: the prompt from the left, after BOS, down to its minimum, then the end from the right."""
-    assert settings.max_length is not None, "checked by tokenize_examples"
-    num_bos = int(draft.response[0] > 0 and draft.ids[0] == bos)
-    num_prompt = draft.response[0] - num_bos
-    cut = min(max(0, len(draft.ids) - settings.max_length), max(0, num_prompt - settings.min_prompt_tokens))
+def num_prompt_tokens_to_cut(draft: Draft, settings: TokenizeSettings, bos: int | None) -> int:
+    """Count the prompt tokens that have to go for a sequence to fit into `max_length`, or may go: `min_prompt_tokens` stay."""
+    assert settings.max_length is not None, "checked by draft_examples"
+    return min(max(0, len(draft.ids) - settings.max_length), max(0, draft.response[0] - _num_bos(draft, bos) - settings.min_prompt_tokens))
+
+
+def _num_bos(draft: Draft, bos: int | None) -> int:
+    return int(draft.response[0] > 0 and draft.ids[0] == bos)
+
+
+def fit(draft: Draft, settings: TokenizeSettings, bos: int | None, cut: int | None = None) -> TokenizedSequence | RejectedExample:
+    """Cut a sequence to `max_length`: the prompt from the left, after BOS, down to its minimum, then the end from the right.
+
+    Args:
+        draft: the whole sequence.
+        settings: with `max_length` set.
+        bos: id of the start token.
+        cut: prompt tokens to cut; as many as must go when absent.
+
+    Returns:
+        the sequence, or the reason why nothing is left.
+    """
+    assert settings.max_length is not None, "checked by draft_examples"
+    num_bos = _num_bos(draft, bos)
+    cut = num_prompt_tokens_to_cut(draft, settings, bos) if cut is None else cut
     response = [position - cut for position in draft.response if position - cut < settings.max_length]
     if not response:
         return RejectedExample(
             "nothing left after truncation",
-            f"{num_prompt} prompt and {len(draft.response)} response tokens: with max_length {settings.max_length} and min_prompt_tokens "
+            f"{draft.response[0] - num_bos} prompt and {len(draft.response)} response tokens: with max_length {settings.max_length} and min_prompt_tokens "
             f"{settings.min_prompt_tokens} no response token is left",
         )
     ids = (draft.ids[:num_bos] + draft.ids[num_bos + cut :])[: response[-1] + 1]

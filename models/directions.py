@@ -82,6 +82,59 @@ def validation_gradient(model: nn.Module, batches: Sequence[TokenBatch], scope: 
     return {name: (g / num_tokens).cpu() for name, g in gradient.items()}, total / num_tokens
 
 
+def preference_gradient(
+    model: nn.Module, reference: nn.Module, batches: Sequence[TokenBatch], scope: Sequence[str], beta: float
+) -> tuple[dict[str, Tensor], float, float]:
+    """Compute D_A for a validation set of pairs: ∇_θ of the mean over pairs of DPO's loss −log σ(s).
+
+    s = β ((log π⁺ − log ref⁺) − (log π⁻ − log ref⁻)) over all response tokens with a loss, so the gradient is that of
+    Σ ω (Σ ℓ⁺ − Σ ℓ⁻) / number of pairs, ω = β σ(−s).
+
+    Args:
+        model: the scoring model, float32; its parameters are frozen again afterwards.
+        reference: the reference model, float32, frozen, on the same device.
+        batches: pairs: the first half of the rows are the chosen responses, the second half the rejected ones in the same order.
+        scope: names of the parameters to differentiate.
+        beta: β.
+
+    Returns:
+        (D_A per parameter, float32 on the CPU, nats per unit of parameter; mean loss in nats per pair; share of pairs with s > 0).
+
+    Raises:
+        ValueError: there is no pair.
+
+    Source: arXiv 2606.01635 Eq. 14; DESIGN 3.5. Reference test: tests/models/test_directions.py::test_preference_gradient_is_that_of_the_mean_dpo_loss
+    """
+    parameters = dict(model.named_parameters())
+    device = next(iter(parameters.values())).device
+    gradient = {name: torch.zeros_like(parameters[name]) for name in scope}
+    total, num_right, num_pairs = 0.0, 0, 0
+    with trainable(parameters, scope):
+        for batch in batches:
+            on_device = batch.to(device)
+            with torch.no_grad():
+                anchored_B = _response_losses(reference, on_device)
+            ratios_B = anchored_B - _response_losses(model, on_device)
+            margins_P = beta * (ratios_B[: len(ratios_B) // 2] - ratios_B[len(ratios_B) // 2 :])
+            loss = -functional.logsigmoid(margins_P).sum()
+            for name, grad in zip(scope, torch.autograd.grad(loss, [parameters[n] for n in scope]), strict=True):
+                gradient[name] += grad
+            total += loss.item()
+            num_right += int((margins_P > 0).sum())
+            num_pairs += len(margins_P)
+    if num_pairs == 0:
+        raise ValueError("the validation set has no pair; check data.validation")
+    return {name: (g / num_pairs).cpu() for name, g in gradient.items()}, total / num_pairs, num_right / num_pairs
+
+
+def _response_losses(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Sum the losses of each row's counted tokens: −log π of its response, [B], float64, nats."""
+    rows_N, positions_N = counted(batch)
+    log_probs_NV = log_probabilities(model(**model_inputs(batch)).logits, rows_N, positions_N)
+    losses_N = token_losses(log_probs_NV, batch.input_ids_BT[rows_N, positions_N]).double()
+    return losses_N.new_zeros(len(batch.input_ids_BT)).index_add(0, rows_N, losses_N)
+
+
 def fisher_drift(fisher: Mapping[str, Tensor], parameters: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Compute D_S = F ⊙ (θ − θ_ref), the Fisher-drift proxy of the retention gradient (arXiv 2606.01635 Eq. 11).
 

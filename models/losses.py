@@ -59,12 +59,13 @@ def entropies(log_probs_NV: Tensor) -> Tensor:
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
 
-def masked_loss_sum(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the losses of the labelled tokens (numerator of Eq. 13).
+def masked_loss_sum(logits_BTV: Tensor, labels_BT: Tensor, weights_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sum the losses of the labelled tokens, each times its weight (numerator of Eq. 13, where the weights are 1).
 
     Args:
         logits_BTV: [B, T, V]; position t predicts the token at t + 1.
         labels_BT: int64, [B, T]; the token itself where it is kept, IGNORED_LABEL elsewhere.
+        weights_BT: float32, [B, T]; soft weights of the kept tokens; None = 1 each.
 
     Returns:
         (loss sum in nats, float32 scalar, 0 with a gradient of 0 where nothing is kept; number of supervised tokens, int64 scalar).
@@ -72,8 +73,28 @@ def masked_loss_sum(logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tens
     targets_BT = labels_BT[:, 1:]
     supervised_BT = targets_BT != IGNORED_LABEL
     log_probs_NV = torch.log_softmax(logits_BTV[:, :-1][supervised_BT].float(), dim=-1)
-    loss = token_losses(log_probs_NV, targets_BT[supervised_BT]).sum()
-    return loss, supervised_BT.sum()
+    losses_N = token_losses(log_probs_NV, targets_BT[supervised_BT])
+    if weights_BT is not None:
+        losses_N = losses_N * weights_BT[:, 1:][supervised_BT]
+    return losses_N.sum(), supervised_BT.sum()
+
+
+def label_log_probs(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Log-probability of each labelled token, in its place; 0 where there is no label, and at position 0, which nothing predicts.
+
+    Only the rows of labelled tokens are normalised: [N, V] in float32 (float64 stays float64), never [B, T, V].
+
+    Args:
+        logits_BTV: [B, T, V]; position t predicts the token at t + 1.
+        labels_BT: int64, [B, T]; IGNORED_LABEL where nothing is asked.
+
+    Returns:
+        log_probs_BT: [B, T], nats.
+    """
+    rows_N, positions_N = torch.nonzero(labels_BT[:, 1:] != IGNORED_LABEL, as_tuple=True)
+    log_probs_N = -token_losses(log_probabilities(logits_BTV, rows_N, positions_N + 1), labels_BT[rows_N, positions_N + 1])
+    log_probs_BT = torch.zeros(labels_BT.shape, dtype=log_probs_N.dtype, device=labels_BT.device)
+    return log_probs_BT.index_put((rows_N, positions_N + 1), log_probs_N)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Values of whole sequences at their response positions: the probe's matrices cut into the lists that are stored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class SequenceValues:
     """What is stored of one sequence; arrays are float32, one entry per response position, NaN where there is no value.
 
     Attributes:
-        direct: per direction w_u ⟨D, ∇ℓ_u⟩; NaN for a response token at position 0.
+        direct: per direction w_u ⟨D, ∇ℓ_u⟩, w_u = 1 as they come from a scorer; NaN for a response token at position 0.
         causal: per direction the context axis at the token's own position; exactly 0 for the last token.
         prompt_context: per direction the context axis summed over all other positions (float64 sum), so that
             Σ direct = Σ causal + prompt_context.
@@ -40,6 +40,25 @@ class SequenceValues:
     entropy: Values
     num_not_finite: int
     signals: dict[str, Values] = field(default_factory=dict)
+
+    def weighted(self, weight: float) -> "SequenceValues":
+        """Give every response token of the sequence this weight w in the objective, where it had 1.
+
+        Both estimators are linear in it, as all tokens of the sequence share it: it stands before every ℓ_u and in every δ. Signals are
+        those of the predictions and have none.
+
+        Args:
+            weight: w, -1 for a rejected response.
+
+        Returns:
+            direct and causal values and prompt_context times w.
+        """
+        if weight == 1:
+            return self
+        direct, causal = (
+            {n: np.float32(weight) * v + np.float32(0) for n, v in axis.items()} for axis in (self.direct, self.causal)
+        )  # no -0
+        return replace(self, direct=direct, causal=causal, prompt_context={n: weight * v + 0.0 for n, v in self.prompt_context.items()})
 
 
 class Scorer:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 
 from models.training_settings import LoraSettings
 
-CODE_VERSIONS = {"train": 1, "fisher": 2, "directions": 2, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
+CODE_VERSIONS = {"train": 1, "preference": 1, "fisher": 2, "directions": 2, "probe": 2, "low_rank": 1, "token_fisher": 1, "propagation": 1}
 """Bumped by hand when the same inputs give other numbers; part of every identity."""
 
 

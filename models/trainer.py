@@ -15,7 +15,8 @@ from transformers import Trainer, TrainingArguments
 from models.losses import IGNORED_LABEL, masked_loss_sum
 
 Batch = Mapping[str, np.ndarray | int]
-"""`input_ids`, `attention_mask` and `labels`, int64 [B, T], padded on the right, and `num_supervised`, what the store says of them."""
+"""`input_ids`, `attention_mask` and `labels`, int64 [B, T], padded on the right, `weights`, float32 [B, T], where the mask has soft ones, and
+`num_supervised`, what the store says of them."""
 
 _SEEN = "SupervisedTokensSeen"
 """Key of the running count in the trainer's state, which is saved with every checkpoint."""
@@ -26,7 +27,7 @@ class SupervisedTokenMismatchError(RuntimeError):
 
 
 class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships without usable types
-    """Trainer whose loss is Σ ℓ of the kept tokens / number of kept tokens of the **global** batch (Eq. 13).
+    """Trainer whose loss is Σ w ℓ / Σ w over the kept tokens of the **global** batch; Eq. 13, where the weights w are 1.
 
     The global batch spans gradient accumulation and (data-parallel) ranks, whatever `average_tokens_across_devices` says: no mean
     of means. A batch with nothing kept adds 0 to both sums; where that holds for a whole global batch the loss and its gradient
@@ -98,14 +99,21 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
         """Take the micro-batches of one optimizer step.
 
         Returns:
-            (micro-batches of this rank, each with the number of its supervised tokens over all ranks; their sum: int64 scalar).
+            (micro-batches of this rank, each with the number of its supervised tokens over all ranks; what the loss of the global batch is
+            divided by: scalar).
         """
         batches = list(islice(epoch_iterator, num_batches))
         counts = torch.tensor([_num_supervised(batch["labels"]) for batch in batches], dtype=torch.int64, device=device)
         counts = self.accelerator.reduce(counts, reduction="sum")
         for batch, count in zip(batches, counts.tolist(), strict=True):
             batch["num_supervised_all_ranks"] = count
-        return batches, counts.sum()
+        amount = torch.tensor([self._amount(batch) for batch in batches], device=device).sum()
+        return batches, self.accelerator.reduce(amount, reduction="sum")
+
+    def _amount(self, batch: Mapping[str, Any]) -> int | float:
+        """Measure a micro-batch in the unit of the mean: supervised tokens, or their weights."""
+        supervised_BT = batch["labels"][:, 1:] != IGNORED_LABEL
+        return float(batch["weights"][:, 1:][supervised_BT].double().sum()) if "weights" in batch else int(supervised_BT.sum())
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -116,18 +124,31 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
             model: the model, perhaps wrapped.
             inputs: a micro-batch of `get_batch_samples`, on the device.
             return_outputs: also return the model's outputs.
-            num_items_in_batch: supervised tokens of the global batch; those of this batch when absent.
+            num_items_in_batch: what `get_batch_samples` gave for the global batch; that of this batch when absent.
 
         Returns:
             the share in nats, times the number of ranks, because data-parallel training averages gradients over ranks (and the
             log averages losses); with the outputs if asked for.
         """
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        loss_sum, num_supervised = masked_loss_sum(outputs.logits, inputs["labels"])
-        self._count(int(num_supervised), inputs)
-        num_items = num_supervised if num_items_in_batch is None else num_items_in_batch
-        loss = loss_sum * (self.accelerator.num_processes / num_items.clamp_min(1))
+        loss_sum, num_supervised = self._loss_sum(outputs.logits, inputs)
+        self._count(num_supervised, inputs)
+        num_items = float(self._amount(inputs) if num_items_in_batch is None else num_items_in_batch)
+        loss = loss_sum * (self.accelerator.num_processes / (num_items or 1.0))
         return (loss, outputs) if return_outputs else loss
+
+    def _loss_sum(self, logits_BTV: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """Add up the losses of a micro-batch.
+
+        Args:
+            logits_BTV: [B, T, V].
+            batch: the micro-batch.
+
+        Returns:
+            (sum in nats, with its gradient; number of supervised tokens).
+        """
+        loss_sum, num_supervised = masked_loss_sum(logits_BTV, batch["labels"], batch.get("weights"))
+        return loss_sum, int(num_supervised)
 
     def _count(self, num_supervised: int, batch: Mapping[str, Any]) -> None:
         """Compare what the loss saw with the store: each micro-batch on its rank, each epoch over all ranks.
@@ -177,8 +198,8 @@ class _MicroBatches(IterableDataset[dict[str, Tensor | int]]):
             return
         number = numbers.start - 1
         for number, batch in zip(numbers, self._batches(numbers.start), strict=False):
-            tensors = {name: torch.as_tensor(batch[name]) for name in ("input_ids", "attention_mask", "labels")}
-            yield {**tensors, "num_supervised": int(batch["num_supervised"]), "micro_batch": number}
+            tensors = {name: torch.as_tensor(value) if isinstance(value, np.ndarray) else int(value) for name, value in batch.items()}
+            yield {**tensors, "micro_batch": number}
         if number + 1 < numbers.stop:
             raise ValueError(
                 f"the batches ended after micro-batch {number}, max_steps needs {numbers.stop}; give more epochs of them or lower max_steps"

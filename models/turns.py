@@ -103,12 +103,21 @@ def _blind(message: dict[str, Any]) -> dict[str, Any]:
 
 
 class Chat:
-    """One chat, its renderings and where its assistant turns lie."""
+    """One chat, its renderings and where its assistant turns lie.
+
+    Attributes:
+        messages: the chat.
+        text: its rendering, once `find_turns` was called.
+        num_turns: assistant turns that say something.
+        num_prompt_turns: those of them that are prompt, the first ones.
+    """
 
     def __init__(self, example: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
         asked = [{"role": "user", "content": example.get("prompt")}, {"role": "assistant", "content": example.get("response")}]
         self.messages: Messages = asked if example.get("messages") is None else list(example["messages"])
         self.text = ""
+        self.num_turns = sum(map(speaks, self.messages))
+        self.num_prompt_turns = sum(map(speaks, self.messages[: example.get("num_prompt_messages", 0)]))
         self._tokenizer, self._tools = tokenizer, example.get("tools") or None
         self._template = _FIXED_DATE + template if "strftime_now" in template else template
 

@@ -29,12 +29,13 @@ def figures(reader: Reader) -> dict[str, Any]:
         _steady(row, "mean", "deviation") | {key: known[row["name"]][key] for key in ("meaning", "unit")}
         for row in reader.frame("report/columns").to_dicts()
     ]
-    masks = reader.frame("report/masks")
+    policies = [_policy(reader, columns, row) for row in reader.frame("report/masks").iter_rows(named=True)]
+    unmasked = policies[0]["histograms"] if policies else _histograms(reader, columns, None)
     return {
         "head": _head(reader),
         "columns": columns,
-        "histograms": {"": _histograms(reader, columns, None)},
-        "policies": [_policy(reader, columns, row) for row in masks.iter_rows(named=True)],
+        "histograms": {name: bins | {"num_kept": [0] * NUM_BINS} for name, bins in unmasked.items()},
+        "policies": policies,
         "trainings": reader.frame("report/trainings").to_dicts(),
         "curves": reader.frame("report/curves").to_dict(as_series=False),
         "drift": _drift(reader),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RELATIVE_STEP = 0.005
-"""Neighbouring codes of a value differ by this share of it: a value is off by a quarter of a percent at most."""
+RELATIVE_STEP = 0.01
+"""Neighbouring codes of a value differ by this share of it: a value is off by half a percent at most."""
 
 _NO_VALUE = -32768
 _MAX_CODE = 32000

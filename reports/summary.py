@@ -87,6 +87,11 @@ def training_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         for name in ("target_loss", "retention_loss")
         if name in metrics
     ]
+    if "margin_accuracy" in metrics:
+        accuracy, loss, margin = (
+            f"{metrics[f'{name}_before']:.4f} → {metrics[name]:.4f}" for name in ("margin_accuracy", "dpo_loss", "margin")
+        )
+        lines.append(("held-out pairs", f"margin accuracy {accuracy}, DPO loss {loss} nats/pair, mean margin {margin}"))
     if "supervised_tokens_per_epoch" in metrics:
         lines.append((
             "supervised tokens",

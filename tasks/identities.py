@@ -159,10 +159,10 @@ def token_fisher_key(config: Configuration, reference_digest: str, tokenization_
     )
 
 
-def propagation_adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:
-    """Identify G of `value_propagation`: the scoring model, the validation sequences, the last blocks."""
+def propagation_adapt_key(config: Configuration, scoring_digest: str, validation: Iterable[str]) -> str:
+    """Identify G of `value_propagation`: the scoring model, the `objective` of the validation set, the last blocks."""
     scope = [config.scoring.propagation.last_blocks, sorted(config.scoring.scope_exclude)]
-    return digest("propagation_adapt", scoring_digest, sorted(validation_sequences), scope, CODE_VERSIONS["directions"])
+    return digest("propagation_adapt", scoring_digest, sorted(set(validation)), scope, CODE_VERSIONS["directions"])
 
 
 def propagation_stab_key(token_fisher_digest: str, scoring_digest: str, reference_digest: str) -> str:
@@ -170,10 +170,44 @@ def propagation_stab_key(token_fisher_digest: str, scoring_digest: str, referenc
     return digest("propagation_stab", token_fisher_digest, scoring_digest, reference_digest, CODE_VERSIONS["directions"])
 
 
-def adapt_key(config: Configuration, scoring_digest: str, validation_sequences: Iterable[str]) -> str:
-    """Identify D_A: the scoring model, the validation sequences, scope and scaling."""
+Link = tuple[str, str, str]
+"""(example_id, branch, sequence_id)."""
+
+
+def pairs_of(links: Iterable[Link]) -> list[tuple[str, str]]:
+    """Find the distinct pairs among the sequences of examples.
+
+    Returns:
+        (chosen, rejected) sequence ids, sorted; none where the examples are single responses.
+    """
+    by_example: dict[str, dict[str, str]] = {}
+    for example_id, branch, sequence_id in links:
+        by_example.setdefault(example_id, {})[branch] = sequence_id
+    return sorted({(one["chosen"], one["rejected"]) for one in by_example.values() if "rejected" in one})
+
+
+def objective(links: Iterable[Link], beta: float, reference_digest: str) -> list[str]:
+    """Say what the loss on a data set depends on.
+
+    Args:
+        links: its examples' sequences.
+        beta: `preference.beta`.
+        reference_digest: the reference model.
+
+    Returns:
+        of single responses their sequences; of pairs, whose loss is that of DPO, also β and the reference.
+    """
+    links = list(links)
+    pairs = pairs_of(links)
+    if not pairs:
+        return [sequence_id for _, _, sequence_id in links]
+    return [*(f"{chosen} over {rejected}" for chosen, rejected in pairs), f"DPO, beta {beta!r}, reference {reference_digest}"]
+
+
+def adapt_key(config: Configuration, scoring_digest: str, validation: Iterable[str]) -> str:
+    """Identify D_A: the scoring model, the `objective` of the validation set, scope and scaling."""
     how = [sorted(config.scoring.scope_exclude), sorted(config.scoring.adaptation.scope_exclude), config.scoring.adaptation.scaling]
-    return digest("adapt", scoring_digest, sorted(validation_sequences), how, CODE_VERSIONS["directions"])
+    return digest("adapt", scoring_digest, sorted(set(validation)), how, CODE_VERSIONS["directions"])
 
 
 def stab_key(config: Configuration, made_of: str, scoring_digest: str, reference_digest: str) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from models.adapter_files import is_adapter
 from tasks import identities
+from tasks.adaptation import objective_gradient
 from tasks.adapters import Models
+from tasks.sequences import Sequence_, Snapshot
 from tasks.settings import Configuration
 
 if TYPE_CHECKING:
@@ -17,14 +19,11 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]
 """Called with (what, done, all)."""
 
-Sequence_ = tuple[str, list[int], list[int]]
-"""(sequence_id, token ids, response positions)."""
-
 Made = tuple[str, dict[str, Any]]
 """(content digest, details) of an artefact."""
 
 GetArtifact = Callable[[str, str, Mapping[str, Any], Callable[[Path], Made]], tuple[str, Path, Any]]
-"""`tasks.directions.Artifacts.get`."""
+"""`tasks.artifacts.Artifacts.get`."""
 
 Save = Callable[["dict[str, Tensor]", dict[str, Any], Path], Made]
 """Writes tensors with their details to a path, after a look at their norm."""
@@ -62,7 +61,7 @@ def make_directions(
     models: Models,
     tokenization_id: str,
     training: Callable[[], Sequence[Sequence_]],
-    validation: Sequence[Sequence_],
+    validation: Snapshot,
     get: GetArtifact,
     save: Save,
     report: Report,
@@ -74,7 +73,7 @@ def make_directions(
         models: reference and scoring model.
         tokenization_id: of the training prompts.
         training: sequences of the training snapshot; read only when the Fisher is made.
-        validation: sequences of the validation set.
+        validation: the validation set.
         get: looks an artefact up, or makes it.
         save: writes an artefact.
         report: told about progress.
@@ -88,8 +87,9 @@ def make_directions(
         lambda path: save(*_fisher(config, models.reference, training(), path, report)),
     )  # fmt: skip
     adapt_digest, adapt, adapt_details = get(
-        "adapt", identities.propagation_adapt_key(config, models.scoring_digest, [s for s, _, _ in validation]), settings,
-        lambda path: save(*_adapt(config, models.scoring, validation, path)),
+        "adapt",
+        identities.propagation_adapt_key(config, models.scoring_digest, validation.as_objective(config.preference.beta, models.reference_digest)),
+        settings, lambda path: save(*_adapt(config, models, validation, path)),
     )  # fmt: skip
     stab_digest, stab, stab_details = get(
         "stab", identities.propagation_stab_key(fisher_digest, models.scoring_digest, models.reference_digest), settings,
@@ -141,21 +141,16 @@ def _fisher(config: Configuration, reference: Path, training: Sequence[Sequence_
     return fisher, {"num_texts": len(texts), "num_sampled_tokens": sum(len(positions) for _, positions in texts)}, path
 
 
-def _adapt(config: Configuration, scoring: Path, validation: Sequence[Sequence_], path: Path) -> Tensors:
-    from models.batches import collate, plan_batches
+def _adapt(config: Configuration, models: Models, validation: Snapshot, path: Path) -> Tensors:
     from models.blocks import block_scope
-    from models.directions import validation_gradient
     from models.reference import load_model, resolve_device
 
-    model = load_model(scoring, resolve_device(config.model.device))
+    model = load_model(models.scoring, resolve_device(config.model.device))
     scope = block_scope(model, config.scoring.propagation.last_blocks, config.scoring.scope_exclude)
-    by_id = {s: (ids, positions) for s, ids, positions in validation}
-    plan = plan_batches([(s, len(ids)) for s, (ids, _) in by_id.items()], config.scoring.batch_tokens)
-    batches = [collate([by_id[s][0] for s in batch], [by_id[s][1] for s in batch]) for batch in plan]
-    gradient, loss = validation_gradient(model, batches, scope)
+    gradient, details = objective_gradient(config, models, model, validation, scope)
     sizes = {n: p.numel() for n, p in model.named_parameters()}
     covered = sum(sizes[n] for n in scope) / sum(sizes.values())
-    return gradient, {"validation_loss": loss, "num_sequences": len(validation), "covered_parameters": covered}, path
+    return gradient, {**details, "covered_parameters": covered}, path
 
 
 def _stab(models: Models, fisher: Path, path: Path) -> Tensors:

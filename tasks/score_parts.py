@@ -62,7 +62,7 @@ def load_scorer(config: Configuration, setup: ScoringSetup, model: str, groups: 
 
 
 Content = Mapping[str, Sequence[Any]]
-"""Sequence to its token ids, its response positions, and whatever else is stored with its values."""
+"""Sequence to its token ids, its response positions and its weight in the objective."""
 
 
 def fetch_content(warehouse: Warehouse, sequence_ids: Sequence[str]) -> pl.DataFrame:
@@ -105,7 +105,7 @@ def score_part(batches: list[list[str]], model: str, scorer: "AnyScorer", conten
             if not _is_out_of_memory(error):
                 raise
             raise OutOfMemoryInBatchError(str(error).splitlines()[0]) from error
-        rows += [_row(s, v) for s, v in zip(batch, values, strict=True)]
+        rows += [_row(s, v.weighted(content[s][2])) for s, v in zip(batch, values, strict=True)]
         for s, v in zip(batch, values, strict=True):
             if v.num_not_finite:
                 logger.warning("sequence %s has %d values that are not finite; they are stored as NULL", s, v.num_not_finite)

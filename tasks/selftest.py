@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from models.settings import LowRankSettings
 from tasks import adapters
-from tasks.directions import ScoringSetup, Sequences
+from tasks.directions import ScoringSetup
 from tasks.runs import Run
+from tasks.sequences import Sequences
 from warehouse.connect import Warehouse
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def selftest(warehouse: Warehouse, run: Run, setup: ScoringSetup, snapshot_id: s
     directions = {name: tensors for name, tensors in named.items() if total_norm(tensors.values()) > 0}
     if not directions:
         raise ValueError("selftest: both directions are zero everywhere; there is nothing to check")
-    sample = sample_of(Sequences(warehouse, tokenization_id).of(snapshot_id), _NUM_SEQUENCES, _LONGEST)
+    sample = sample_of(Sequences(warehouse, tokenization_id).of(snapshot_id).sequences, _NUM_SEQUENCES, _LONGEST)
     device, dtype = resolve_device(run.config.model.device), DTYPES[run.config.scoring.dtype]
     model = adapters.load_scoring(setup.reference, setup.scoring, device)
     report("self-test", 0, 4)

@@ -4,27 +4,21 @@ Each opens the warehouse, calls one function, writes, and returns a small receip
 about what is done.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import pyarrow as pa
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from models import chat
-from models.files import tokenizer_files
-from models.turns import RejectedExample
-from models.vocabulary import token_texts
 from tasks import directions, identities, scoring, selftest, training
 from tasks.progress import Progress
 from tasks.runs import Run
+from tasks.tokenizing import tokenized_rows
 from warehouse import policies, write
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.release import write_release
@@ -129,39 +123,6 @@ def tokenize(run: Run, snapshot: SnapshotReceipt, settings: SourceSettings) -> T
     return TokenizeReceipt(how.tokenization_id, len(waiting), counts)
 
 
-def tokenized_rows(waiting: list[Any], how: identities.Tokenization, folder: Path) -> tuple[pa.Table, list[str]]:
-    """Tokenize examples.
-
-    Returns:
-        (rows of `write.SEQUENCE_SCHEMA`, texts of the vocabulary).
-
-    Raises:
-        FileNotFoundError: the folder holds no tokenizer.
-    """
-    from models.reference import load_tokenizer
-
-    if not tokenizer_files(folder):
-        raise FileNotFoundError(f"{folder} holds no tokenizer; save the model's own there with tokenizer.save_pretrained")
-    tokenizer = load_tokenizer(folder)
-    outcomes = chat.tokenize_examples([json.loads(content) for _, content in waiting], tokenizer, how.settings)
-    rows = []
-    for (example_id, _), one in zip(waiting, outcomes, strict=True):
-        row: dict[str, Any] = {"example_id": example_id, "branch": "sft"}
-        if isinstance(one, RejectedExample):
-            row |= {"reason": one.reason, "detail": one.detail}
-        else:
-            row |= {
-                "sequence_id": write.sequence_identity("sft", one.token_ids, one.response_positions, one.end_of_turn_positions),
-                "token_ids": one.token_ids,
-                "response_positions": one.response_positions,
-                "end_of_turn_positions": one.end_of_turn_positions,
-                "num_prompt_tokens_cut": one.num_prompt_tokens_cut,
-                "num_response_tokens_cut": one.num_response_tokens_cut,
-            }
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=write.SEQUENCE_SCHEMA), token_texts(tokenizer)
-
-
 @retried
 def prepare_directions(run: Run, snapshot_id: str, validation_id: str, refresh: bool) -> directions.ScoringSetup:
     """Make or find warm-up, Fisher, D_A and D_S."""
@@ -208,8 +169,9 @@ class _ProgressArtifact:
 
 @once
 def mask(run: Run, policy: str) -> policies.MaskReceipt:
-    """Apply a policy to the current scoring and snapshot."""
+    """Apply a policy to the current scoring and snapshot, pairs weighed by the configuration's β."""
     with run.open() as warehouse:
+        write.write_beta(warehouse, run.config.preference.beta)
         return policies.write_mask(warehouse, policy, run.config.policy_named(policy), run.run_id)
 
 

@@ -20,6 +20,10 @@ Line = tuple[str, str]
 """(stage, what it would do)."""
 
 
+_TO_BE_MADE = "to be made"
+"""Digest of what does not exist yet: no stored identity has it."""
+
+
 @dataclass(frozen=True)
 class _Data:
     """A data set as its files are now: identity of the snapshot it would make, and its examples."""
@@ -56,7 +60,7 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
     new = [e for e in fresh if e in set(train.example_ids)]
     lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
-    lines.extend(_masks(config, reader, train.snapshot_id, None if ids is None else ids.scoring_id(how.tokenization_id)))
+    lines.extend(_masks(config, reader, train.snapshot_id, ids.scoring_id(how.tokenization_id)))
     return lines
 
 
@@ -70,11 +74,11 @@ def _read(config: Configuration, settings: SourceSettings) -> _Data:
 
 def _directions(
     config: Configuration, reader: Reader, how: identities.Tokenization, validation: Sequence[str] | None
-) -> tuple[list[str], ValueIdentities | None]:
+) -> tuple[list[str], ValueIdentities]:
     """Follow the artefacts as far as they exist.
 
     Returns:
-        (what would be made, identities of the values or None where they cannot be known yet).
+        (what would be made, identities of the values: such as no values have where they depend on what is to be made).
     """
     reference = identities.model_digest(reader, identities.reference_folder(config, download=False))
     made: list[str] = []
@@ -100,7 +104,7 @@ def _directions(
     if scoring is not None and validation is not None:
         rows = reader.run("status/validation_sequences", tokenization_id=how.tokenization_id, example_ids=list(validation)).fetchall()
         make_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
-        adapt_key = make_key(config, scoring, [str(row[0]) for row in rows])
+        adapt_key = make_key(config, scoring, identities.objective(rows, config.preference.beta, reference))
     adapt = find("adaptation direction", adapt_key)
     if by_propagation:
         fisher = find("token-level Fisher", identities.token_fisher_key(config, reference, how.tokenization_id))
@@ -110,9 +114,7 @@ def _directions(
     if config.scoring.low_rank is not None:
         adapt = find("low-rank adaptation direction", adapt and low_rank_key(config.scoring.low_rank, adapt))
         stab = find("low-rank stability direction", stab and low_rank_key(config.scoring.low_rank, stab))
-    if scoring is None:
-        return made, None
-    return made, identities.value_identities(config, scoring, reference, adapt or "to be made", stab or "to be made")
+    return made, identities.value_identities(config, scoring or _TO_BE_MADE, reference, adapt or _TO_BE_MADE, stab or _TO_BE_MADE)
 
 
 def _stability(
@@ -137,9 +139,7 @@ def _stability(
     return stab
 
 
-def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_new: int, ids: ValueIdentities | None) -> str:
-    if ids is None:
-        return f"all values of {len(example_ids):,} sequences (the scoring model is to be made)"
+def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_new: int, ids: ValueIdentities) -> str:
     counted = reader.one(
         "status/scored",
         tokenization_id=tokenization_id, example_ids=example_ids, adapt_values_id=ids.adapt_values_id, stab_values_id=ids.stab_values_id,
@@ -158,10 +158,10 @@ def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_n
     return f"sequences lacking values: {', '.join(parts)}; about {total:,} tokens{cost}"
 
 
-def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str | None) -> list[Line]:
+def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str) -> list[Line]:
     lines = []
     for name, settings in sorted(config.policies().items()):
-        there = scoring_id is not None and reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id)
+        there = reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id)
         lines.append((f"mask {name}", "unchanged" if there else "to be written"))
     return lines
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks import identities
 from tasks.adapters import load_start
+from tasks.measures import Measure
 from tasks.ranks import leave, rank, take_device, world_size
 from tasks.runs import Run
 from tasks.training_plan import TrainingPlan, plan_training
@@ -20,9 +21,6 @@ from warehouse.queries import Queries
 from warehouse.release import Release, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
 from warehouse.write import write_training
-
-if TYPE_CHECKING:
-    from models.batches import TokenBatch
 
 logger = logging.getLogger("alphatoken")
 
@@ -39,7 +37,7 @@ class TrainingReceipt:
         policy: whose mask.
         checkpoint: folder of the trained model.
         trained: whether it ran now; False = skipped by its receipt.
-        metrics: target_loss and retention_loss before and after (nats per token), supervised tokens and the like.
+        metrics: what `tasks/measures.py` measures before and after, supervised tokens and the like.
     """
 
     training_id: str
@@ -59,6 +57,9 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
 
     Returns:
         what was trained, or what was there.
+
+    Raises:
+        ValueError: the release does not fit the configuration, or the mask not the loss.
     """
     take_device(run.config.model)
     with opened(run.config.warehouse_folder) as (con, release):
@@ -77,43 +78,18 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
             world_size=world_size(),
             release_folder=release.folder,
         )
+        if stream.has_pairs and run.config.preference.loss == "dpo" and not stream.keeps_every_token:
+            raise ValueError(
+                f"preference.loss is 'dpo', which learns from every response token, but the mask of policy {policy!r} leaves some out or weighs "
+                "them; train with `--policy full`, or set preference.loss to token_weighted or masked_margin"
+            )
         checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
         if rank() == 0:
             note_training(run, plan, policy, release, checkpoint, metrics_at)
         leave()
     final = {f"{name}_before": value for (step, name), value in metrics_at.items() if step == 0}
-    final |= {name: value for (step, name), value in metrics_at.items() if step > 0 and name != "train_loss"}
+    final |= {name: value for (step, name), value in metrics_at.items() if step > 0 and (name == "train_seconds" or name[:6] != "train_")}
     return TrainingReceipt(plan.training_id, policy, str(checkpoint), True, final)
-
-
-class _Measure:
-    """Measures target loss and retention loss of a model."""
-
-    def __init__(self, run: Run, plan: TrainingPlan, tokenizer: Any) -> None:
-        budget = run.config.scoring.batch_tokens
-        self._target = _batches(plan.evaluation, budget)
-        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        encoded = tokenizer(plan.retention, add_special_tokens=False, verbose=False)["input_ids"] if plan.retention else []
-        texts = [(start + ids)[: plan.max_length] for ids in encoded]
-        self._retention = _batches([(ids, list(range(1, len(ids)))) for ids in texts if len(ids) > 1], budget)
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        from models.losses import mean_token_loss
-
-        measured = {}
-        if self._target:
-            measured["target_loss"] = mean_token_loss(model, self._target)[0]
-        if self._retention:
-            measured["retention_loss"] = mean_token_loss(model, self._retention)[0]
-        return measured
-
-
-def _batches(sequences: list[tuple[list[int], list[int]]], budget: int) -> "list[TokenBatch]":
-    from models.batches import collate, plan_batches
-
-    plan = plan_batches([(f"{i:09d}", len(ids)) for i, (ids, _) in enumerate(sequences)], budget)
-    chosen = [[sequences[int(i)] for i in batch] for batch in plan]
-    return [collate([ids for ids, _ in batch], [positions for _, positions in batch]) for batch in chosen]
 
 
 def _fit(
@@ -129,8 +105,9 @@ def _fit(
     """
     from transformers.trainer_callback import PrinterCallback
 
+    from models.preference_trainer import PAIR_MEANS, TOKEN_SHARES
     from models.reference import resolve_device
-    from models.trainer import MaskedTrainer, save_final, with_lora
+    from models.trainer import save_final, with_lora
 
     settings = run.config.training
     folder = (run.config.base / settings.output).resolve() / f"{policy}-{plan.training_id[:12]}"
@@ -138,15 +115,15 @@ def _fit(
     model: Any
     model, tokenizer = load_start(identities.reference_folder(run.config), plan.start, resolve_device(run.config.model.device))
     model.requires_grad_(True)
-    measure = _Measure(run, plan, tokenizer)
+    measure = Measure(run, plan, tokenizer)
+    if measure.needs_reference:
+        measure.set_reference(model if plan.start == identities.reference_folder(run.config) else _load_reference(run))
     before = measure(model)
     if settings.lora is not None:
         lora = settings.lora
         model = with_lora(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules, seed=settings.seed)
-    trainer = MaskedTrainer(
-        model, training_arguments(run, folder / "checkpoints", steps), _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches,
-        callbacks=[progress_callback(f"training ({policy})", report)],
-    )  # fmt: skip
+    arguments = training_arguments(run, folder / "checkpoints", steps)
+    trainer = _trainer(run, stream, model, arguments, progress_callback(f"training ({policy})", report))
     if trainer.is_fsdp_enabled:
         raise ValueError(
             "FSDP is not supported: the trained weights would be saved in pieces; launch with data parallelism alone (docs/scale.md)"
@@ -157,12 +134,33 @@ def _fit(
         logger.warning("going on from %s", last)
     trainer.train(resume_from_checkpoint=last)
     metrics = {(0, name): value for name, value in before.items()}
-    metrics |= {(entry["step"], "train_loss"): entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+    logged = {"loss", *PAIR_MEANS, *TOKEN_SHARES}
+    metrics |= {
+        (entry["step"], f"train_{name}"): entry[name] for entry in trainer.state.log_history for name in sorted(logged & set(entry))
+    }
     metrics |= {(steps, name): value for name, value in measure(trainer.model).items()}
     per_epoch = stream.num_supervised_tokens
     metrics |= {(steps, "supervised_tokens_per_epoch"): float(per_epoch), (steps, "train_seconds"): _seconds(trainer)}
     save_final(trainer, tokenizer, folder / "model")
     return folder / "model", metrics
+
+
+def _load_reference(run: Run) -> Any:
+    """Load the reference for a moment, where training does not start from it."""
+    from models.reference import load_model, resolve_device
+
+    return load_model(identities.reference_folder(run.config), resolve_device(run.config.model.device))
+
+
+def _trainer(run: Run, stream: MaskedStream, model: Any, arguments: Any, callback: Any) -> Any:
+    """Make the trainer that the kind of data asks for."""
+    from models.preference_trainer import PreferenceTrainer
+    from models.trainer import MaskedTrainer
+
+    common = (model, arguments, _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches)
+    if stream.has_pairs:
+        return PreferenceTrainer(*common, run.config.preference, callbacks=[callback])
+    return MaskedTrainer(*common, callbacks=[callback])
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -178,12 +176,7 @@ def _seconds(trainer: Any) -> float:
 def _micro_batches(stream: MaskedStream) -> Callable[[int], Iterator[dict[str, Any]]]:
     def batches(first: int) -> Iterator[dict[str, Any]]:
         for batch, _ in stream.batches(Cursor(*divmod(first, stream.num_batches))):
-            yield {
-                "input_ids": batch.input_ids,
-                "attention_mask": batch.attention_mask,
-                "labels": batch.labels,
-                "num_supervised": batch.num_supervised,
-            }
+            yield batch.tensors()
 
     return batches
 

@@ -25,6 +25,10 @@ _UNCOUNTED = {"output", "policy", "report_to", "save_steps"}
 """Training settings that do not change the trained model; the mask counts, not the name of its policy."""
 
 
+Sequence = tuple[list[int], list[int]]
+"""(token ids, response positions)."""
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """What a training depends on.
@@ -34,7 +38,8 @@ class TrainingPlan:
         mask_id: the mask.
         start: folder of the weights to start from.
         max_length: tokens of a sequence, for the retention text.
-        evaluation: (token ids, response positions) of the evaluation sequences.
+        evaluation: the evaluation sequences; of pairs the chosen and the rejected one in turn.
+        evaluates_pairs: whether they are pairs.
         retention: texts of the evaluation half of the retention text.
         settings: what training_id is the digest of.
         done: checkpoint of this very training if it ran before.
@@ -44,7 +49,8 @@ class TrainingPlan:
     mask_id: str
     start: Path
     max_length: int
-    evaluation: list[tuple[list[int], list[int]]]
+    evaluation: list[Sequence]
+    evaluates_pairs: bool
     retention: list[str]
     settings: dict[str, Any]
     done: Path | None
@@ -73,7 +79,7 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
     folder = identities.reference_folder(config)
     if identities.scoring_digest(release, start, identities.model_digest(release, folder) if is_adapter(start) else "") != start_digest:
         raise ValueError(f"{start} is not the model that the release was made with; run `alphatoken value` first")
-    evaluation = _evaluation(run, release, pointers) if config.data.evaluation is not None else []
+    evaluation, evaluates_pairs = _evaluation(run, release, pointers) if config.data.evaluation is not None else ([], False)
     retention = retention_half(read_texts(config.data.retention, config.base), 1) if config.data.retention is not None else []
     retention = retention[: settings.evaluation_limit]
     tokenization = release.run("training/tokenization_settings", tokenization_id=pointers["tokenization"]).fetchall()
@@ -88,12 +94,16 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
         "max_length": max_length,
         "code_version": CODE_VERSIONS["train"],
     }
+    if evaluates_pairs or release.one("training/count_pairs", mask_id=mask_id) != (0,):
+        described["preference"] = dataclasses.asdict(config.preference) | {"code_version": CODE_VERSIONS["preference"]}
     if world_size() > 1:  # a batch is then so many times as large
         described["world_size"] = world_size()
     training_id = digest("train", described)
     row = release.one("training/get_training", training_id=training_id)
     done = config.base / row[0] if row is not None and (config.base / row[0] / "config.json").is_file() else None
-    return TrainingPlan(training_id, mask_id, start, max_length, evaluation, retention, {**described, "policy": policy}, done)
+    return TrainingPlan(
+        training_id, mask_id, start, max_length, evaluation, evaluates_pairs, retention, {**described, "policy": policy}, done
+    )
 
 
 def _start_folder(run: Run, release: Queries, start_digest: str) -> Path:
@@ -128,14 +138,32 @@ def current_mask(config: Configuration, pointers: Mapping[str, str], policy: str
     return mask_id
 
 
-def _evaluation(run: Run, release: Queries, pointers: Mapping[str, str]) -> list[tuple[list[int], list[int]]]:
+def _evaluation(run: Run, release: Queries, pointers: Mapping[str, str]) -> tuple[list[Sequence], bool]:
+    """Read the evaluation sequences, at most `evaluation_limit` of them, or as many pairs.
+
+    Returns:
+        (sequences, whether they are pairs).
+
+    Raises:
+        ValueError: the release has no or another evaluation set, or it holds halves of pairs.
+    """
     source, limit = run.config.data.evaluation, run.config.training.evaluation_limit
     assert source is not None, "asked for only where there is one"
     if pointers.get("evaluation") != snapshot_identity(read_examples(source, run.config.base)):
         state = "has no evaluation set" if "evaluation" not in pointers else "has another evaluation set"
         raise ValueError(f"the release {state}, but data.evaluation is configured; run `alphatoken value` first")
     rows = release.run("tokenize/fetch_sequences", snapshot_id=pointers["evaluation"], tokenization_id=pointers["tokenization"]).fetchall()
-    return [(row[3], row[4]) for row in rows[:limit]]
+    branches = [row[1] for row in rows]
+    if set(branches) <= {"sft"}:
+        return [(row[3], row[4]) for row in rows[:limit]], False
+    if branches != ["chosen", "rejected"] * (len(rows) // 2) or any(
+        one[0] != two[0] for one, two in zip(rows[::2], rows[1::2], strict=True)
+    ):
+        raise ValueError(
+            f"data.evaluation has {branches.count('chosen')} chosen, {branches.count('rejected')} rejected and {branches.count('sft')} plain responses; "
+            "expected whole pairs or plain responses alone; see the view rejected_rows"
+        )
+    return [(row[3], row[4]) for row in rows[: 2 * limit]], True
 
 
 def retention_half(texts: list[str], half: int) -> list[str]:

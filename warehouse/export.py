@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from warehouse.characters import Characters
-from warehouse.formats import FORMATS, EmptyExportError, Written
+from warehouse.formats import FORMATS, EmptyExportError
 from warehouse.queries import Queries
 from warehouse.release import Release
 from warehouse.sequences import check_mask
+from warehouse.written import Written
 
 MANIFEST = "manifest.json"
 

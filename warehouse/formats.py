@@ -1,7 +1,7 @@
 """The forms of an export: rows of the release in, one file out, each with the number of tokens it lets a trainer learn from."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from warehouse import sql
 from warehouse.characters import Characters
 from warehouse.lines import line
-
-_ROWS_PER_READ = 8192
-"""Rows fetched and written at once."""
+from warehouse.preference_rows import write_trl_dpo
+from warehouse.written import Written, read
 
 _IGNORED_LABEL = -100
 """Label of a token that the loss leaves out (the convention of transformers)."""
-
-
-@dataclass
-class Written:
-    """What a file holds.
-
-    Attributes:
-        num_rows: rows of the file.
-        num_tokens: tokens of its rows, times their multiplicity where the rows carry one.
-        num_supervised_tokens: those of them that a trainer learns from: kept, at a position above 0.
-        num_rows_left_out: examples, duplicates counted, without a row because nothing of them is kept.
-    """
-
-    num_rows: int = 0
-    num_tokens: int = 0
-    num_supervised_tokens: int = 0
-    num_rows_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,12 +51,14 @@ class _Flat:
         token_ids: int32, one per token.
         keep: bool, one per token; False for prompts.
         has_loss: bool, one per token; kept and not the first of its sequence, which nothing predicts.
+        weights: float32, one per token, 0 where it is not kept; None for a mask without soft weights.
     """
 
     offsets: NDArray[np.int32]
     token_ids: NDArray[np.int32]
     keep: NDArray[np.bool_]
     has_loss: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None
 
     def sums(self, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Count the flags of each row."""
@@ -87,21 +70,22 @@ class _Flat:
         return pa.ListArray.from_arrays(pa.array(self.offsets), pa.array(values))
 
 
-def _read(con: duckdb.DuckDBPyConnection, name: str, **parameters: Any) -> Iterator[pa.RecordBatch]:
-    yield from con.sql(sql.load(f"export/{name}"), params=parameters).to_arrow_reader(_ROWS_PER_READ)
-
-
 def _flatten(rows: pa.RecordBatch) -> _Flat:
-    """Lay the flags of response tokens over all tokens."""
+    """Lay the flags and weights of response tokens over all tokens."""
     offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(_lengths(rows["token_ids"]), dtype=np.int32)])
     token_ids = rows["token_ids"].flatten().to_numpy()
     positions = rows["response_positions"].flatten().to_numpy()
     flags = rows["keep"].flatten().to_numpy(zero_copy_only=False)
+    places = np.repeat(offsets[:-1], _lengths(rows["response_positions"])) + positions
     keep = np.zeros(len(token_ids), np.bool_)
-    keep[np.repeat(offsets[:-1], _lengths(rows["response_positions"])) + positions] = flags
+    keep[places] = flags
     has_loss = keep.copy()
     has_loss[offsets[:-1]] = False
-    return _Flat(offsets, token_ids, keep, has_loss)
+    weights = None
+    if rows["weight"].null_count == 0:  # of all sequences or of none: check_mask has seen to it
+        weights = np.zeros(len(token_ids), np.float32)
+        weights[places] = np.where(flags, rows["weight"].flatten().to_numpy(), np.float32(0))
+    return _Flat(offsets, token_ids, keep, has_loss, weights)
 
 
 def _lengths(lists: pa.Array) -> NDArray[np.int32]:
@@ -113,11 +97,12 @@ def _write_parquet(con: duckdb.DuckDBPyConnection, mask_id: str, file: Path, _: 
     done = Written()
     writer = None
     try:
-        for rows in _read(con, "rows", mask_id=mask_id, branches=list(_ALL)):
+        for rows in read(con, "rows", mask_id=mask_id, branches=list(_ALL)):
             flat = _flatten(rows)
             table = pa.table({
                 **{name: rows[name] for name in ("example_id", "branch", "source", "multiplicity", "sequence_id", "token_ids")},
                 "keep": flat.lists(flat.keep),
+                **({} if flat.weights is None else {"weights": flat.lists(flat.weights)}),
                 **{name: rows[name] for name in ("response_positions", "end_of_turn_positions")},
             })
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
@@ -144,12 +129,20 @@ def _write_trl_sft(con: duckdb.DuckDBPyConnection, mask_id: str, file: Path, _: 
 
     Returns:
         what was written.
+
+    Raises:
+        ValueError: the mask has soft weights.
     """
     done = Written()
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for rows in _read(con, "rows", mask_id=mask_id, branches=["sft"]):
+        for rows in read(con, "rows", mask_id=mask_id, branches=["sft"]):
             flat, times = _flatten(rows), rows["multiplicity"].to_numpy()
+            if flat.weights is not None:
+                raise ValueError(
+                    "the mask has soft weights, and TRL's SFTTrainer takes none: its collator drops such a column without a word; use the format "
+                    "parquet or jsonl, train with `alphatoken train`, or mask by a policy without `soft`"
+                )
             labels = np.where(flat.has_loss, flat.token_ids, np.int32(_IGNORED_LABEL))
             table = pa.table([flat.lists(flat.token_ids), flat.lists(labels)], schema=schema)
             learns = flat.sums(flat.has_loss) > 0
@@ -158,52 +151,6 @@ def _write_trl_sft(con: duckdb.DuckDBPyConnection, mask_id: str, file: Path, _: 
             _count(done, flat, np.where(learns, times, 0), len(chosen))
             done.num_rows_left_out += int(times[~learns].sum())
     return done
-
-
-def _write_trl_dpo(con: duckdb.DuckDBPyConnection, mask_id: str, file: Path, _: Characters | None) -> Written:
-    """Write one row per pair and duplicate.
-
-    Returns:
-        what was written.
-
-    Raises:
-        ValueError: a pair lacks a branch, or its branches have prompts of other tokens.
-    """
-    done = Written()
-    names = ("prompt_ids", "chosen_ids", "rejected_ids", "chosen_mask", "rejected_mask")
-    schema = pa.schema([(name, pa.list_(pa.int32())) for name in names])
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for rows in _read(con, "pairs", mask_id=mask_id):
-            made = []
-            for row in rows.to_pylist():
-                pair = _pair(row)
-                made += [pair] * row["multiplicity"]
-            writer.write_table(pa.Table.from_pylist(made, schema=schema))
-            done.num_rows += len(made)
-            done.num_tokens += sum(2 * len(pair["prompt_ids"]) + len(pair["chosen_ids"]) + len(pair["rejected_ids"]) for pair in made)
-            done.num_supervised_tokens += sum(sum(pair["chosen_mask"]) + sum(pair["rejected_mask"]) for pair in made)
-    return done
-
-
-def _pair(row: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Split both branches of a preference example into their prompt and their responses with flags, 1 = kept."""
-    pair: dict[str, list[int]] = {}
-    for branch in ("chosen", "rejected"):
-        token_ids, positions, keep = (row[f"{branch}_{part}"] for part in ("ids", "positions", "keep"))
-        if token_ids is None or keep is None:
-            raise ValueError(
-                f"example {row['example_id']} has no sequence of its branch {branch!r}; see the view rejected_rows, and drop the row"
-            )
-        kept = {position for position, flag in zip(positions, keep, strict=True) if flag and position > 0}
-        prompt, start = token_ids[: positions[0]], positions[0]
-        if pair.setdefault("prompt_ids", prompt) != prompt:
-            raise ValueError(
-                f"example {row['example_id']}: chosen and rejected have prompts of {len(pair['prompt_ids'])} and {len(prompt)} tokens that differ, and "
-                "TRL takes one prompt for both; most likely one was cut to data.tokenize.max_length: raise it, or drop the row"
-            )
-        pair[f"{branch}_ids"] = token_ids[start:]
-        pair[f"{branch}_mask"] = [int(position in kept) for position in range(start, len(token_ids))]
-    return pair
 
 
 def _write_jsonl(con: duckdb.DuckDBPyConnection, mask_id: str, file: Path, characters: Characters | None) -> Written:
@@ -218,11 +165,12 @@ def _write_jsonl(con: duckdb.DuckDBPyConnection, mask_id: str, file: Path, chara
     assert characters is not None, "export() has loaded the tokenizer"
     done = Written()
     with file.open("w", encoding="utf-8") as out:
-        for rows in _read(con, "rows", mask_id=mask_id, branches=list(_ALL)):
+        for rows in read(con, "rows", mask_id=mask_id, branches=list(_ALL)):
             flat = _flatten(rows)
-            for index, row in enumerate(rows.drop_columns(["sequence_id"]).to_pylist()):
-                keep = flat.keep[flat.offsets[index] : flat.offsets[index + 1]]
-                out.write(json.dumps(line(row, keep, characters), ensure_ascii=False) + "\n")
+            for index, row in enumerate(rows.drop_columns(["sequence_id", "weight"]).to_pylist()):
+                place = slice(flat.offsets[index], flat.offsets[index + 1])
+                weights = None if flat.weights is None else flat.weights[place]
+                out.write(json.dumps(line(row, flat.keep[place], weights, characters), ensure_ascii=False) + "\n")
             _count(done, flat, rows["multiplicity"].to_numpy(), rows.num_rows)
     return done
 
@@ -240,7 +188,8 @@ FORMATS: Mapping[str, Format] = {
     "parquet": Format(
         "train.parquet", _ALL,
         'datasets.load_dataset("parquet", data_files="train.parquet"). One row per example and branch; weigh it by its multiplicity. `keep` has a flag for '
-        "each of `token_ids`, False on prompts; the first token of a sequence has no loss, kept or not.",
+        "each of `token_ids`, False on prompts, and `weights`, where the mask has soft ones, what to multiply its loss by; the first token of a sequence "
+        "has no loss, kept or not.",
         _write_parquet,
     ),
     "trl-sft": Format(
@@ -251,9 +200,9 @@ FORMATS: Mapping[str, Format] = {
     ),
     "trl-dpo": Format(
         "train.parquet", ("chosen", "rejected"),
-        'datasets.load_dataset("parquet", data_files="train.parquet"), then DPOTrainer with a collator that multiplies completion_mask by the masks: '
-        "TRL's own ignores them. 1 = kept. The trainer then weighs a pair by its masked margin, not by the full one of the paper's Eq. 14.",
-        _write_trl_dpo,
+        'datasets.load_dataset("parquet", data_files="train.parquet"), then DPOTrainer with the collator and the subclass of docs/trl.md: '
+        "TRL's own ignore the masks. 1 = kept; *_ref_log_probs are of the response's tokens under the reference model, nats, 0 for a token without a loss.",
+        write_trl_dpo,
     ),
 }  # fmt: skip
 """By name."""

@@ -1,7 +1,6 @@
 """Ingest: training examples from files into normalised rows; what cannot be used is counted and kept aside with its reason."""
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,11 @@ import polars as pl
 
 from warehouse.digests import digest
 from warehouse.layouts import BadRow, Normaliser, canonical_json, describe_layouts
-from warehouse.readers import READERS, entries, read_rows, read_txt
+from warehouse.preferences import PAIR_BEGINS, Kind
+from warehouse.ratings import RAW_CHARACTERS, RatedResponses, RatingSettings
+from warehouse.readers import READERS, entries, read_rows
+from warehouse.texts import read_texts as read_texts
 
-RAW_CHARACTERS = 500
 CHUNK_ROWS = 10_000  # rows held as Python objects before they move to polars
 GOOD_SCHEMA = {"example_id": pl.String, "content": pl.String, "source": pl.String, "extra": pl.String, "file": pl.String, "line": pl.UInt32}
 REJECTED_SCHEMA = {"file": pl.String, "line": pl.UInt32, "reason": pl.String, "raw": pl.String}
@@ -33,6 +34,7 @@ class SourceSettings:
         limit: Rows to take, good or bad, in the order they are read: paths as listed, files of a folder or glob by name, rows
             as they lie.
         offset: Rows to skip before the first one taken, in the same order; blank lines are not rows.
+        ratings: Turns rated responses to the same prompt into pairs; None = rows are examples as they are.
         max_rejected_share: Largest share of bad rows among the rows read, 0 to 1; more stop the run.
     """
 
@@ -44,6 +46,7 @@ class SourceSettings:
     columns: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
     offset: int = 0
+    ratings: RatingSettings | None = None
     max_rejected_share: float = 0.05
 
     def __post_init__(self) -> None:
@@ -85,6 +88,11 @@ class Ingested:
     rejected: pl.DataFrame
     num_rows: int
 
+    @property
+    def kind(self) -> Kind:
+        """What the examples are, as the first one says; `read_examples` gives examples of one kind."""
+        return "preference" if self.examples["content"].head(1).str.starts_with(PAIR_BEGINS).any() else "sft"
+
 
 class TooManyRejectedRows(ValueError):  # ruff: ignore[error-suffix-on-exception-name] - says what happened; it is a ValueError by its base
     """More rows are bad than the settings allow; `ingested` holds what was read."""
@@ -116,16 +124,17 @@ def read_examples(settings: SourceSettings, base: Path) -> Ingested:
 
     Raises:
         TooManyRejectedRows: more rows are bad than `max_rejected_share` allows.
-        ValueError: a file cannot be read, no known layout fits a file, its rows are preferences, or no example is left.
+        ValueError: a file cannot be read, no known layout fits a file, pairs are among single responses, or no example is left.
 
     A path that leads nowhere raises FileNotFoundError (from `_find_files`).
     """
-    collector = _Collector(Normaliser(settings.columns))
+    collector = _Collector(Normaliser(settings.columns), settings.ratings)
     stop = None if settings.limit is None else settings.offset + settings.limit
     for file, row in itertools.islice(read_rows(settings, base, READERS), settings.offset, stop):
         collector.add(file, *row)
     collector.check_layouts()
     ingested = collector.result()
+    _check_kind(ingested, settings)
     if len(ingested.rejected) > settings.max_rejected_share * ingested.num_rows:
         raise TooManyRejectedRows(ingested, settings)
     if ingested.examples.is_empty():
@@ -136,54 +145,22 @@ def read_examples(settings: SourceSettings, base: Path) -> Ingested:
     return ingested
 
 
-def read_texts(settings: SourceSettings, base: Path) -> list[str]:
-    r"""Read plain text, such as a retention text, in order of first appearance, stripped, without empty ones and duplicates.
-
-    A .txt file is split at lines that consist of <|endoftext|>, or at blank lines if there are none. Rows of other files give
-    their `text` column, else prompt and response joined by a newline. `limit` and `offset` count texts as they are read.
-
-    Args:
-        settings: where the texts are.
-        base: folder that relative paths start from.
-
-    Returns:
-        Distinct texts.
+def _check_kind(ingested: Ingested, settings: SourceSettings) -> None:
+    """Refuse a data set with both pairs and single responses.
 
     Raises:
-        ValueError: a row has neither a text nor a prompt and response, or no text is left.
+        ValueError: so it is; names a row of each.
     """
-    normalise = Normaliser(settings.columns)
-    texts: dict[str, None] = {}
-    stop = None if settings.limit is None else settings.offset + settings.limit
-    rows = read_rows(settings, base, {**READERS, ".txt": read_txt})
-    for file, (line, row, _) in itertools.islice(rows, settings.offset, stop):
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            text = _text_of(row, normalise)
-            text.encode()
-        except (BadRow, UnicodeEncodeError) as error:
-            raise ValueError(
-                f"{file}:{line}: not a text ({error}); expected a column `text`, or `prompt` and `response`; correct the row or remove it"
-            ) from None
-        texts.setdefault(text.strip())
-    texts.pop("", None)
-    if not texts:
-        raise ValueError(f"{settings.path}: no text in it; expected at least one that is not blank; check the path")
-    return list(texts)
-
-
-def _text_of(row: Any, normalise: Normaliser) -> str:
-    if not isinstance(row, dict):
-        raise BadRow("not an object")
-    if "text" in row:
-        if not isinstance(row["text"], str | None):
-            raise BadRow("wrong type", "text is not text")
-        return row["text"] or ""
-    content = json.loads(normalise(row)[0])
-    if "messages" in content:
-        raise BadRow("wrong type", "a conversation")
-    return f"{content['prompt']}\n{content['response']}"
+    is_pair = ingested.examples["content"].str.starts_with(PAIR_BEGINS)
+    if is_pair.any() and not is_pair.all():
+        (pair_file, pair_line), (file, line) = (
+            ingested.examples.filter(mask).select("file", "line").row(0) for mask in (is_pair, ~is_pair)
+        )
+        raise ValueError(
+            f"{settings.path}: {is_pair.sum()} pairs of responses (the first {pair_file}:{pair_line}) among {(~is_pair).sum()} single responses (the "
+            f"first {file}:{line}); expected one kind in a data set. Put them into files of their own, or, to take the chosen responses alone, "
+            'set columns: {"prompt": "prompt", "response": "chosen"}'
+        )
 
 
 class _Rows:
@@ -215,8 +192,9 @@ class _Rows:
 class _Collector:
     """Sorts rows into good and rejected ones and remembers which files fit no layout at all."""
 
-    def __init__(self, normalise: Normaliser) -> None:
+    def __init__(self, normalise: Normaliser, ratings: RatingSettings | None) -> None:
         self.normalise = normalise
+        self.rated = None if ratings is None else RatedResponses(ratings)
         self.good = _Rows(GOOD_SCHEMA)
         self.rejected = _Rows(REJECTED_SCHEMA)
         self.num_rows = 0
@@ -230,11 +208,12 @@ class _Collector:
                 raise row
             if not isinstance(row, dict):
                 raise BadRow("not an object")
-            if self.normalise.is_preference(row):
-                raise ValueError(
-                    f"{file}:{line}: a preference row (columns {', '.join(row)}); preference data are not handled by this command yet. "
-                    'To train on the chosen responses alone, set columns: {"prompt": "prompt", "response": "chosen"}'
-                )
+            if self.rated is not None:
+                others, rating = self.rated.split(row)
+                content, source, extra = self.normalise(others)
+                self.rated.add(content, rating, source, extra, file, line, raw.strip() or canonical_json(row))
+                self.fitting.add(file)
+                return
             content, source, extra = self.normalise(row)
         except BadRow as bad:
             self._reject(file, line, row, raw, bad)
@@ -260,6 +239,11 @@ class _Collector:
                 )
 
     def result(self) -> Ingested:
+        if self.rated is not None:
+            for content, source, extra, file, line in self.rated.pairs():
+                self.good.add(digest("example", content), content, source, extra, file, line)
+            for unpaired in self.rated.unpaired():
+                self.rejected.add(*unpaired)
         good = self.good.frame()
         first = pl.col("seq").arg_min()
         examples = (

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from warehouse.characters import Characters, CharactersError
 
 
-def line(row: Mapping[str, Any], keep: NDArray[np.bool_], characters: Characters) -> dict[str, Any]:
+def line(row: Mapping[str, Any], keep: NDArray[np.bool_], weights: NDArray[np.float32] | None, characters: Characters) -> dict[str, Any]:
     """Make the object of a line.
 
     Args:
         row: a row of sql/export/rows.
         keep: bool, one per token of the sequence.
+        weights: float32, one per token of the sequence; None for a mask without soft weights.
         characters: finds the characters of tokens.
 
     Returns:
@@ -34,6 +35,7 @@ def line(row: Mapping[str, Any], keep: NDArray[np.bool_], characters: Characters
         "content": content,
         "token_ids": row["token_ids"],
         "keep": keep.astype(int).tolist(),
+        **({} if weights is None else {"weights": weights.tolist()}),
         "responses": responses,
     }
 

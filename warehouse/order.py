@@ -85,10 +85,10 @@ class EpochPlan:
 
 
 class Planner:
-    """Plans epochs over entries: sequences repeated by the multiplicity of their example, in a documented order.
+    """Plans epochs over entries: sequences, or pairs of them, repeated by the multiplicity of their example, in a documented order.
 
     Attributes:
-        num_entries: sequences of an epoch.
+        num_entries: sequences, or pairs, of an epoch.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Planner:
         Args:
             settings: how sequences become batches.
             world_size: ranks.
-            lengths: tokens of each entry.
+            lengths: tokens of each entry: what it adds to a padded batch in which it is the longest.
             source_codes: which source each entry is of: an index into `sources`.
             sources: names in the order of their numbers.
 

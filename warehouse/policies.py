@@ -10,7 +10,7 @@ from warehouse.connect import Warehouse
 from warehouse.digests import digest
 from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
-from warehouse.policy_settings import KNOWN
+from warehouse.policy_settings import DIRECTIONAL, KNOWN
 from warehouse.policy_settings import PolicySettings as PolicySettings
 from warehouse.write import OPTIONAL_SIGNALS
 
@@ -42,9 +42,23 @@ class MaskReceipt:
     written: bool
 
 
-def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str) -> str:
-    """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too."""
-    return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
+def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str, beta: float | None = None) -> str:
+    """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too.
+
+    Args:
+        policy_settings: the policy.
+        scoring_id: the scoring.
+        snapshot_id: the training snapshot.
+        beta: β of DPO where the examples are pairs; it counts where the policy reads values of a direction, which are weighed by ω(β).
+
+    Returns:
+        the identity.
+    """
+    if beta is None:
+        return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
+    parts = [(branch, part.decisive()) for branch, part in policy_settings.parts(has_pairs=True)]
+    decides = any(_stored_columns(part) & set(DIRECTIONAL) for _, part in policy_settings.parts(has_pairs=True))
+    return digest("mask", CODE_VERSION, parts, scoring_id, snapshot_id, beta if decides else None)
 
 
 def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_id: str) -> MaskReceipt:
@@ -71,7 +85,8 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         missing = "scoring" if scoring_id is None else "snapshot"
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     _check_estimator(warehouse, policy, settings)
-    mask_id = mask_identity(settings, scoring_id, snapshot_id)
+    beta = _beta(warehouse, policy)
+    mask_id = mask_identity(settings, scoring_id, snapshot_id, beta)
     found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
         if warehouse.pointer(f"mask:{policy}") != mask_id:  # a transaction alone would already note the run
@@ -80,12 +95,16 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         num_tokens, num_kept, num_sequences = found
         return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=False)
     try:
-        _score(warehouse, policy, settings)
         with warehouse.transaction():
-            num_sequences = _insert_values(warehouse, mask_id, settings)
+            warehouse.run("masks/delete_mask", mask_id=mask_id)  # leftovers of a mask without receipt
+            warehouse.run("masks/delete_mask_values", mask_id=mask_id)
+            num_sequences = 0
+            for branch, part in settings.parts(has_pairs=beta is not None):
+                _score(warehouse, policy, part, branch)
+                num_sequences += _insert_values(warehouse, mask_id, part)
             warehouse.run(
                 "masks/insert_mask",
-                mask_id=mask_id, policy=policy, settings=settings.as_json(), scoring_id=scoring_id, snapshot_id=snapshot_id, run_id=run_id,
+                mask_id=mask_id, policy=policy, settings=settings.as_json(beta), scoring_id=scoring_id, snapshot_id=snapshot_id, run_id=run_id,
             )  # fmt: skip
             warehouse.run("runs/insert_receipt", stage="mask", identity=mask_id, num_rows=num_sequences, run_id=run_id)
             warehouse.point(f"mask:{policy}", mask_id)
@@ -93,6 +112,25 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         _drop(warehouse, *_TEMPORARY)
     num_tokens, num_kept, num_sequences = _one_row(warehouse, "masks/get_mask", mask_id=mask_id)
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
+
+
+def _beta(warehouse: Warehouse, policy: str) -> float | None:
+    """Read the β by which the values of pairs are weighed.
+
+    Returns:
+        β; None where the training examples are single responses.
+
+    Raises:
+        ValueError: the examples are pairs and there is none.
+    """
+    if warehouse.one("ingest/current_kind") != ("preference",):
+        return None
+    beta = warehouse.pointer("beta")
+    if beta is None:
+        raise ValueError(
+            f"policy {policy!r}: the training data are pairs and the warehouse has no β to weigh them by; run `alphatoken value`"
+        )
+    return float(beta)
 
 
 def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
@@ -112,14 +150,14 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
         )
 
 
-def _score(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
-    """Fill the temporary tables mask_scores, mask_counts and mask_weights.
+def _score(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None = None) -> None:
+    """Fill the temporary tables mask_scores, mask_counts and mask_weights with the sequences of a branch, or all.
 
     Raises:
         ValueError: values, or a signal, are missing; or the expression fails on some values.
     """
     warehouse.run("masks/column_lists")
-    warehouse.run("masks/create_sequences", normalize_over=settings.normalize_over, scope=settings.scope)
+    warehouse.run("masks/create_sequences", normalize_over=settings.normalize_over, scope=settings.scope, branch=branch)
     _check_complete(warehouse, policy, settings)
     protect = settings.protect_end_of_turn
     threshold = None if settings.threshold is None else settings.threshold / settings.scale()
@@ -207,13 +245,11 @@ def _stored_columns(settings: PolicySettings) -> set[str]:
 
 
 def _insert_values(warehouse: Warehouse, mask_id: str, settings: PolicySettings) -> int:
-    """Select from mask_scores into record.mask_values; leftovers of a mask without receipt go first.
+    """Select from mask_scores into record.mask_values.
 
     Returns:
         number of sequences.
     """
-    warehouse.run("masks/delete_mask", mask_id=mask_id)
-    warehouse.run("masks/delete_mask_values", mask_id=mask_id)
     by_value = settings.select == "value" and settings.threshold is not None
     selection: dict[str, Any] = {
         "scope": settings.scope,

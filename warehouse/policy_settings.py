@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,8 +14,14 @@ from warehouse.write import OPTIONAL_SIGNALS
 COLUMNS = ("adapt_direct", "adapt_causal", "stab_direct", "stab_causal", "loss", "ref_loss", "entropy", *OPTIONAL_SIGNALS)
 """Stored columns that may carry weight: the four components, then the signals."""
 
+DIRECTIONAL = COLUMNS[:4]
+"""Columns of values along a direction: those that are weighed by ω where the examples are pairs."""
+
 KNOWN = COLUMNS + tuple(f"{form}_{column}" for form in ("zscore", "rank") for column in COLUMNS)
 """Columns of an expression: the stored ones, and each as a z-score and as a rank."""
+
+BRANCHES = ("chosen", "rejected")
+"""Branches of pairs."""
 
 Select = Literal["value", "random", "all"]
 Normalization = Literal["none", "zscore", "rank"]
@@ -25,7 +31,36 @@ Estimator = Literal["exact", "value_propagation"]
 
 
 def _components() -> dict[str, float]:
-    return dict.fromkeys(COLUMNS[:4], 1.0)
+    return dict.fromkeys(DIRECTIONAL, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchSettings:
+    """What a policy does otherwise on one branch of pairs; a setting left out is that of the policy.
+
+    Attributes:
+        select: instead of the policy's `select`.
+        weights: instead of its `weights`, and of its `expression`.
+        expression: instead of its `expression`, and of its `weights`.
+        keep: instead of its `keep`, and of its `threshold`.
+        threshold: instead of its `threshold`, and of its `keep`.
+        min_kept: instead of its `min_kept`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    select: Select | None = None
+    weights: Mapping[str, float] | None = None
+    expression: str | None = None
+    keep: float | None = None
+    threshold: float | None = None
+    min_kept: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return what is set, as fields of `PolicySettings`."""
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self) if getattr(self, entry.name) is not None}
+        given |= {"threshold": None} if "keep" in given and "threshold" not in given else {}
+        return given | ({"expression": None} if "weights" in given and "expression" not in given else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +94,9 @@ class PolicySettings:
         protect_end_of_turn: whether end-of-turn tokens of the response are kept whatever their value.
         min_kept: eligible tokens kept of each response at least (all, if it has fewer); wins over `keep` and `threshold`.
         seed: key of `random`.
+        branches: what is done otherwise on a branch of pairs: {rejected: {keep: 0.5}}. Without effect where the examples are single
+            responses, as is the next setting.
+        across_branches: whether scopes and groups wider than a response hold both branches of pairs, instead of each for itself.
         estimator: the estimator whose values the policy is for (`exact` or `value_propagation`); a scoring by another is refused. None: any.
     """
 
@@ -77,6 +115,8 @@ class PolicySettings:
     protect_end_of_turn: bool = True
     min_kept: int = 1
     seed: int = 0
+    branches: Mapping[str, BranchSettings] = field(default_factory=dict)
+    across_branches: bool = False
     estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +133,20 @@ class PolicySettings:
         if self.min_kept < 0:
             raise ValueError(f"min_kept: got {self.min_kept}, expected a number of tokens, 0 or more; 0 lets a response lose them all")
         self._check_score()
+        if unknown := sorted(set(self.branches) - set(BRANCHES)):
+            raise ValueError(f"branches: got {', '.join(unknown)}, expected {' or '.join(BRANCHES)}")
+        if self.branches and self.across_branches:
+            raise ValueError(
+                "branches and across_branches: got both, expected one: a branch with settings of its own is selected by itself"
+            )
+        self.parts(has_pairs=True)
+
+    def parts(self, *, has_pairs: bool) -> list[tuple[str | None, "PolicySettings"]]:
+        """Return the branches that the policy is applied to one by one, with what it does there; None stands for all sequences."""
+        plain = replace(self, branches={}) if self.branches else self
+        if not has_pairs or self.across_branches:
+            return [(None, plain)]
+        return [(b, replace(plain, **self.branches[b].given()) if b in self.branches else plain) for b in BRANCHES]
 
     def _check_score(self) -> None:
         for column, weight in self.weights.items():
@@ -145,10 +199,12 @@ class PolicySettings:
             "weights": {column: float(weight) for column, weight in self.weights.items() if weight != 0},
         }
 
-    def as_json(self) -> str:
-        """Write all settings as JSON."""
+    def as_json(self, beta: float | None = None) -> str:
+        """Write all settings as JSON, for masks of pairs with the β that their values were weighed by."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return json.dumps(plain | {"weights": dict(self.weights)}, sort_keys=True)
+        branches = {branch: one.given() for branch, one in self.branches.items()}
+        told = {} if beta is None else {"beta": beta}
+        return json.dumps(plain | {"weights": dict(self.weights), "branches": branches} | told, sort_keys=True)
 
 
 _LARGEST_SCORE = 1e300
@@ -160,7 +216,7 @@ PAPER_STABILITY_WEIGHT, PAPER_KEEP = 1.5, 0.5
 
 def _paper() -> PolicySettings:
     """Write Eq. 12: Φ = adapt_direct + adapt_causal + λ (stab_direct + stab_causal) as they are; the best ρ of each response, none protected."""
-    weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in COLUMNS[:4]}
+    weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in DIRECTIONAL}
     return PolicySettings(weights=weights, normalization="none", keep=PAPER_KEEP, protect_end_of_turn=False, estimator="value_propagation")
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from warehouse import faults, named_queries, sql
 from warehouse.queries import Queries
-from warehouse.release import LOCKED_DOWN, Release, connect
+from warehouse.release import LOCKED_DOWN, connect
 
 
 class Reader(Queries):

@@ -20,16 +20,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from warehouse import sql
+from warehouse.pairs import members_per_entry, read_ref_losses
 
 logger = logging.getLogger("alphatoken")
 
 _ROWS_PER_READ = 8192
 """Rows fetched at once: one row group."""
 
-_VERSION = 1
+_VERSION = 2
 """Of the copy's form; another one is read again from the release."""
 
 _ARRAYS = ("offsets", "token_ids", "keep", "num_supervised", "entries", "source_codes")
+_OPTIONAL_ARRAYS = ("weights", "ref_losses")
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ class Sequences:
         token_ids: int32, one per token.
         keep: bool, one per token; whether the mask keeps it (False for prompts).
         num_supervised: int64, one per sequence, from SQL: kept tokens at a position above 0.
-        entries: int64, which sequences a pass has, in the order of (example_id, branch), repeated by the examples' multiplicities.
+        entries: int64, [entries, 1 or 2], which sequences a pass has, in the order of example_id, repeated by the examples' multiplicities;
+            one sequence each, or the chosen and the rejected one of a pair.
         source_codes: int16, one per entry: an index into `sources`.
         sources: names of the sources, sorted, None (rows without a source) first.
         num_supervised_tokens: tokens with a loss in one pass over all entries, counted by SQL on its own.
+        weights: float32, one per token, 0 where the mask does not keep it; None for a mask without soft weights.
+        ref_losses: float32, one per token, nats under the reference model, NaN where a token is no response or has no loss; None
+            unless the entries are pairs.
     """
 
     sequence_ids: pa.Array
@@ -57,6 +63,8 @@ class Sequences:
     source_codes: NDArray[np.int16]
     sources: tuple[str | None, ...]
     num_supervised_tokens: int
+    weights: NDArray[np.float32] | None = None
+    ref_losses: NDArray[np.float32] | None = None
 
 
 def load_sequences(con: duckdb.DuckDBPyConnection, mask_id: str, release_folder: Path | None = None) -> Sequences:
@@ -71,7 +79,7 @@ def load_sequences(con: duckdb.DuckDBPyConnection, mask_id: str, release_folder:
         the sequences.
 
     Raises:
-        ValueError: the mask is unknown, has no sequences or does not decide on all of them.
+        ValueError: the mask is unknown, has no sequences, does not decide on all of them, or its pairs are incomplete.
     """
     if release_folder is None:
         return _read(con, mask_id)
@@ -101,8 +109,9 @@ def _write(sequences: Sequences, folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
-        for name in _ARRAYS:
-            np.save(partial / f"{name}.npy", getattr(sequences, name))
+        for name in (*_ARRAYS, *_OPTIONAL_ARRAYS):
+            if (array := getattr(sequences, name)) is not None:
+                np.save(partial / f"{name}.npy", array)
         table = pa.table({"sequence_id": sequences.sequence_ids})
         with pa.OSFile(str(partial / "sequence_ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
@@ -129,7 +138,8 @@ def _map(folder: Path) -> Sequences | None:
     files = {name: folder / name for name in about["sizes"]}
     if about["version"] != _VERSION or any(not f.is_file() or f.stat().st_size != about["sizes"][n] for n, f in files.items()):
         return None
-    arrays = {name: np.asarray(np.load(files[f"{name}.npy"], mmap_mode="r")) for name in _ARRAYS}
+    stored = (*_ARRAYS, *(name for name in _OPTIONAL_ARRAYS if f"{name}.npy" in files))
+    arrays = {name: np.asarray(np.load(files[f"{name}.npy"], mmap_mode="r")) for name in stored}
     with pa.memory_map(str(files["sequence_ids.arrow"])) as source:
         sequence_ids = pa.ipc.open_file(source).read_all()["sequence_id"].combine_chunks()
     return Sequences(sequence_ids, **arrays, sources=tuple(about["sources"]), num_supervised_tokens=about["num_supervised_tokens"])
@@ -140,8 +150,11 @@ def _query(con: duckdb.DuckDBPyConnection, name: str, mask_id: str) -> Any:
     return con.sql(sql.load(name), params={"mask_id": mask_id})
 
 
-def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
-    """Refuse a mask that is unknown, that has soft weights, or that leaves a sequence of its snapshot undecided.
+def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> bool:
+    """Refuse a mask that is unknown, that leaves a sequence of its snapshot undecided, or whose weights do not fit its flags.
+
+    Returns:
+        whether it has soft weights.
 
     Raises:
         ValueError: so it is; names the known masks, or the first sequence.
@@ -150,17 +163,20 @@ def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> None:
     if mask_id not in {row[0] for row in known}:
         names = ", ".join(f"{identity} ({policy})" for identity, policy in known) or "none; make one first"
         raise ValueError(f"there is no mask {mask_id} in this warehouse; it has: {names}")
-    if num_weighted := _query(con, "stream/count_weighted", mask_id).fetchall()[0][0]:
-        raise ValueError(
-            f"mask {mask_id} has soft weights ({num_weighted} sequences), which batches, trainings and exports do not carry and would lose "
-            "without a word; take them by SQL from token_masks.weight, or use a policy without `soft`"
-        )
     if offending := _query(con, "stream/check_mask", mask_id).fetchall():
         example_id, branch, sequence_id, num_tokens, num_flags = offending[0]
         raise ValueError(
             f"mask {mask_id} does not decide on {len(offending)} sequences, the first is {sequence_id} (example {example_id}, {branch}): "
             f"{num_flags or 0} keep flags, or some of them NULL, for {num_tokens or 0} response tokens; make the mask again"
         )
+    is_soft = bool(_query(con, "stream/count_weighted", mask_id).fetchall()[0][0])
+    if is_soft and (offending := _query(con, "stream/check_weights", mask_id).fetchall()):
+        sequence_id, num_flags, num_weights = offending[0]
+        raise ValueError(
+            f"mask {mask_id} has soft weights that do not fit its flags in {len(offending)} sequences, the first is {sequence_id}: "
+            f"{num_weights or 0} weights for {num_flags} flags, or some weight is NULL, negative or not finite; make the mask again"
+        )
+    return is_soft
 
 
 def _read(con: duckdb.DuckDBPyConnection, mask_id: str) -> Sequences:
@@ -170,32 +186,37 @@ def _read(con: duckdb.DuckDBPyConnection, mask_id: str) -> Sequences:
         the sequences, in memory.
 
     Raises:
-        ValueError: the mask is unknown, has no sequences or does not decide on all of them.
+        ValueError: the mask is unknown, has no sequences, does not decide on all of them, or its pairs are incomplete.
     """
-    check_mask(con, mask_id)
+    is_soft = check_mask(con, mask_id)
     num_sequences, num_tokens = _query(con, "stream/count_tokens", mask_id).fetchall()[0]
     if num_sequences == 0:
         raise ValueError(f"mask {mask_id}: its snapshot has no sequences; see the view rejected_rows for the reasons")
     offsets, num_supervised = np.zeros(num_sequences + 1, np.int64), np.empty(num_sequences, np.int64)
     token_ids, keep = np.empty(num_tokens, np.int32), np.zeros(num_tokens, np.bool_)
+    weights = np.zeros(num_tokens, np.float32) if is_soft else None
     sequence_ids, row, begin = [], 0, 0
     for rows in _query(con, "stream/tokens", mask_id).to_arrow_reader(_ROWS_PER_READ):
         lengths, end = _lengths(rows["token_ids"]), row + len(rows)
         offsets[row + 1 : end + 1] = begin + np.cumsum(lengths)
         token_ids[begin : offsets[end]] = rows["token_ids"].flatten().to_numpy()
-        begins = np.repeat(offsets[row:end], _lengths(rows["kept_positions"]))
-        keep[begins + rows["kept_positions"].flatten().to_numpy()] = True
+        kept = np.repeat(offsets[row:end], _lengths(rows["kept_positions"])) + rows["kept_positions"].flatten().to_numpy()
+        keep[kept] = True
+        if weights is not None:
+            weights[kept] = rows["kept_weights"].flatten().to_numpy()
         num_supervised[row:end] = rows["num_supervised"].to_numpy()
         sequence_ids.append(rows["sequence_id"])
         row, begin = end, int(offsets[end])
     ids = pa.concat_arrays(sequence_ids)
-    entries = _query(con, "stream/order", mask_id).to_arrow_table()
-    multiplicity = entries["multiplicity"].to_numpy()
-    places = pc.index_in(entries["sequence_id"], value_set=ids).to_numpy().astype(np.int64)
-    sources, codes = _encode_sources(entries["source"])
+    order = _query(con, "stream/order", mask_id).to_arrow_table()
+    members = members_per_entry(order, mask_id)
+    places = pc.index_in(order["sequence_id"], value_set=ids).to_numpy().astype(np.int64).reshape(-1, members)
+    multiplicity = order["multiplicity"].to_numpy()[::members]
+    sources, codes = _encode_sources(order["source"])
     return Sequences(
-        ids, offsets, token_ids, keep, num_supervised, np.repeat(places, multiplicity), np.repeat(codes, multiplicity), sources,
-        int(_query(con, "stream/count_supervised", mask_id).fetchall()[0][0]),
+        ids, offsets, token_ids, keep, num_supervised, np.repeat(places, multiplicity, axis=0), np.repeat(codes[::members], multiplicity),
+        sources, int(_query(con, "stream/count_supervised", mask_id).fetchall()[0][0]), weights,
+        read_ref_losses(con, mask_id, ids, offsets) if members == 2 else None,
     )  # fmt: skip
 
 

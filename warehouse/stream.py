@@ -14,6 +14,10 @@ Nothing is dropped and nothing comes twice. Every rank delivers the same number 
 waited for nothing would hang the others in their collective step): where the last step has too few sequences, or batches, for all
 ranks, the surplus ranks get one row of filler, a single token 0 that attends to itself (a row that attends to nothing is NaN in some
 attention kernels), without labels and without a sequence id. Sequences of which nothing is kept stay in their place, with no label.
+
+Pairs. Where the examples are preferences, read "pair" for "sequence" above: order, weights of sources, `batch_size` and multiplicity count
+pairs, the length of a pair is that of its longer branch (its tokens are twice as many), and both branches are always in one batch. A
+filler is then two rows.
 """
 
 import dataclasses
@@ -21,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -28,13 +33,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from warehouse.digests import digest
+from warehouse.masked_batches import IGNORED_LABEL, MaskedBatch, PairBatch
 from warehouse.order import EpochPlan, Planner, StreamSettings
 from warehouse.queries import Queries
 from warehouse.release import opened
 from warehouse.sequences import load_sequences
-
-IGNORED_LABEL = -100
-"""Label of a position that the loss leaves out (the convention of transformers)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,41 +56,19 @@ class Cursor:
 START = Cursor(0, 0)
 
 
-@dataclass(frozen=True, eq=False)
-class MaskedBatch:
-    """Padded sequences with the labels that the mask leaves. The arrays are made for this batch and belong to the consumer.
-
-    Attributes:
-        input_ids: int64, [B, T]; right-padded with 0.
-        attention_mask: int64, [B, T]; 1 on tokens, 0 on padding.
-        labels: int64, [B, T]; the token itself where the mask keeps it, -100 elsewhere and on padding.
-        num_supervised: tokens of this batch that the store says have a loss, from SQL: kept, at a position above 0.
-        names: Arrow array of the sequences' ids, one per row; empty for a row of filler.
-    """
-
-    input_ids: NDArray[np.int64]
-    attention_mask: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    num_supervised: int
-    names: pa.Array
-
-    @property
-    def sequence_ids(self) -> tuple[str, ...]:
-        """The sequence of each row; empty for a row of filler."""
-        return tuple(self.names.to_pylist())
-
-
 class MaskedStream:
     """Masked batches of one mask for one rank.
 
-    The tokens are flat arrays of 5 bytes per token. With `release_folder` they lie in files beside the release, made by the first stream
+    The tokens are flat arrays of 5 bytes per token, 4 more for soft weights, 4 more for pairs. With `release_folder` they lie in files beside the release, made by the first stream
     and mapped by the later ones; otherwise in memory. The connection is not needed once the stream is made.
 
     Attributes:
         settings: how sequences become batches.
         rank: which share is delivered.
         world_size: number of shares.
-        num_sequences: sequences per epoch over all ranks, duplicates counted.
+        has_pairs: whether the batches are of pairs: `PairBatch`.
+        has_weights: whether the mask has soft weights.
+        num_sequences: sequences per epoch over all ranks, duplicates counted; twice the number of pairs.
         num_supervised_tokens: tokens with a loss in one pass over everything, over all ranks, from SQL: kept, at a position above 0,
             duplicates counted. An epoch has so many, unless sources have weights; see `supervised_tokens_in`.
         identity: digest of mask and settings: the same cursor gives the same batch exactly where this is the same.
@@ -104,16 +85,17 @@ class MaskedStream:
             con: connection to a release, or to any warehouse nobody writes meanwhile; read only.
             mask_id: the mask to train on.
             seed: see `StreamSettings`, as for the next four.
-            batch_size: sequences per batch and rank, or
+            batch_size: sequences, or pairs, per batch and rank, or
             batch_tokens: tokens per batch and rank, padding included.
-            bucket_window: sequences among which those of like length are put together; 0 = none.
+            bucket_window: sequences, or pairs, among which those of like length are put together; 0 = none.
             source_weights: share of each source; None = all sequences as they are.
             rank: which share to deliver, from 0.
             world_size: number of shares.
             release_folder: folder of the release that `con` reads; the flat arrays are kept there.
 
         Raises:
-            ValueError: a number out of range; a mask that is unknown, has no sequences or does not decide on all of them.
+            ValueError: a number out of range; a mask that is unknown, has no sequences, does not decide on all of them, or has pairs that
+                lack a branch or its losses under the reference model.
         """
         self.settings = StreamSettings(
             seed=seed, batch_size=batch_size, batch_tokens=batch_tokens, bucket_window=bucket_window, source_weights=source_weights
@@ -122,10 +104,11 @@ class MaskedStream:
             raise ValueError(f"stream: rank {rank} (from 0 to world_size - 1), world_size {world_size} (at least 1)")
         self.rank, self.world_size = rank, world_size
         self._data = data = load_sequences(con, mask_id, release_folder)
-        lengths = np.diff(data.offsets)[data.entries]
+        lengths = data.entries.shape[1] * np.diff(data.offsets)[data.entries].max(axis=1)  # what an entry adds to a padded batch
         self._planner = Planner(self.settings, world_size, lengths, data.source_codes, data.sources)
         self._planned: tuple[int, EpochPlan] | None = None
-        self.num_sequences = len(data.entries)
+        self.has_pairs, self.has_weights = data.ref_losses is not None, data.weights is not None
+        self.num_sequences = data.entries.size
         self.num_supervised_tokens = data.num_supervised_tokens
         described = dataclasses.asdict(self.settings) | {"source_weights": sorted(map(list, (source_weights or {}).items()), key=str)}
         self.identity = digest("stream", mask_id, described, world_size)
@@ -139,11 +122,19 @@ class MaskedStream:
         """
         if self.settings.batch_size is None:
             raise ValueError("a stream of batch_tokens has another number of batches in every epoch: ask num_batches_in(epoch)")
-        return -(-self.num_sequences // (self.settings.batch_size * self.world_size))
+        return -(-len(self._data.entries) // (self.settings.batch_size * self.world_size))
 
     def num_batches_in(self, epoch: int) -> int:
         """Count the batches of an epoch, the same on every rank."""
         return self._plan(epoch).num_batches
+
+    @cached_property
+    def keeps_every_token(self) -> bool:
+        """Whether the mask keeps every response token of pairs that has a loss, at its full weight: what plain DPO learns from."""
+        losses, weights = self._data.ref_losses, self._data.weights
+        assert losses is not None, "asked of pairs only"
+        has_loss = ~np.isnan(losses)
+        return bool(self._data.keep[has_loss].all()) and (weights is None or bool((weights[has_loss] == 1).all()))
 
     def supervised_tokens_in(self, epoch: int) -> int:
         """Add up the tokens with a loss of an epoch over all ranks."""
@@ -178,23 +169,44 @@ class MaskedStream:
             self._planned = (epoch, self._planner.plan(epoch))
         return self._planned[1]
 
-    def _batch(self, rows: NDArray[np.int64]) -> MaskedBatch:
-        """Pad some sequences to the longest of them; a row of filler where there are none."""
-        data = self._data
+    def _batch(self, entries: NDArray[np.int64]) -> MaskedBatch:
+        """Pad some sequences to the longest of them; filler where there are none.
+
+        Args:
+            entries: int64, [P, 1 or 2], the sequences.
+
+        Returns:
+            the batch; first all chosen ones, then all rejected ones.
+        """
+        data, rows = self._data, entries.T.ravel()
         names = data.sequence_ids.take(pa.array(rows))
+        begins, lengths = data.offsets[rows], data.offsets[rows + 1] - data.offsets[rows]
         if len(rows) == 0:
-            filler = np.zeros((1, 1), dtype=np.int64)
-            return MaskedBatch(filler, np.ones_like(filler), np.full_like(filler, IGNORED_LABEL), 0, names)
-        begins = data.offsets[rows]
-        lengths = data.offsets[rows + 1] - begins
-        shape = (len(rows), int(lengths.max()))
-        input_ids, keep = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
+            begins, lengths = np.zeros((2, entries.shape[1]), np.int64)
+        shape = (len(begins), max(1, int(lengths.max())))
+        padded: dict[str, NDArray[Any]] = {"token_ids": np.zeros(shape, np.int64), "keep": np.zeros(shape, np.bool_)}
+        if data.weights is not None:
+            padded["weights"] = np.zeros(shape, np.float32)
+        if data.ref_losses is not None:
+            padded["ref_losses"] = np.full(shape, np.nan, np.float32)
+        parts = [(array, getattr(data, name)) for name, array in padded.items()]
         for row, (begin, length) in enumerate(zip(begins.tolist(), lengths.tolist(), strict=True)):
-            input_ids[row, :length] = data.token_ids[begin : begin + length]
-            keep[row, :length] = data.keep[begin : begin + length]
-        attention_mask = (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
-        labels = np.where(keep, input_ids, IGNORED_LABEL)
-        return MaskedBatch(input_ids, attention_mask, labels, int(data.num_supervised[rows].sum()), names)
+            for array, flat in parts:
+                array[row, :length] = flat[begin : begin + length]
+        input_ids, num_supervised = padded["token_ids"], int(data.num_supervised[rows].sum())
+        attention_mask = (np.arange(shape[1]) < np.maximum(lengths, 1)[:, None]).astype(np.int64)  # a row of filler attends to itself
+        labels = np.where(padded["keep"], input_ids, IGNORED_LABEL)
+        common = (input_ids, attention_mask, labels, num_supervised, names, padded.get("weights"))
+        return MaskedBatch(*common) if data.ref_losses is None else _pairs(common, padded["ref_losses"], len(entries))
+
+
+def _pairs(common: tuple[Any, ...], ref_losses: NDArray[np.float32], num_pairs: int) -> PairBatch:
+    """Complete a batch of pairs: what the reference model says of each response token, 0 where nothing."""
+    has_loss = ~np.isnan(ref_losses)
+    return PairBatch(
+        *common, response_labels=np.where(has_loss, common[0], IGNORED_LABEL), ref_log_probs=np.where(has_loss, -ref_losses, np.float32(0)),
+        num_pairs=num_pairs,
+    )  # fmt: skip
 
 
 def open_stream(

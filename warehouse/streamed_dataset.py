@@ -26,7 +26,16 @@ def as_dataset(stream: MaskedStream, cursor: Cursor = START, epochs: int | None 
 
     Returns:
         rows of `input_ids` and `labels` (the id where the mask keeps the token, -100 elsewhere).
+
+    Raises:
+        ValueError: the stream is of pairs, or has soft weights, which its rows could not tell.
     """
+    if stream.has_pairs or stream.has_weights:
+        what = "pairs of responses" if stream.has_pairs else "soft weights"
+        raise ValueError(
+            f"the stream has {what}, which rows of input_ids and labels cannot carry: take the batches of the stream itself, or "
+            f"`alphatoken export --format {'trl-dpo' if stream.has_pairs else 'parquet'}`"
+        )
     return datasets.IterableDataset(_Rows(stream, cursor, epochs), info=datasets.DatasetInfo(features=_FEATURES))
 
 

@@ -60,7 +60,7 @@ def write_snapshot(warehouse: Warehouse, role: str, ingested: Ingested, run_id: 
             receipt(warehouse, "ingest", snapshot_id, len(ingested.examples), run_id)
         warehouse.run(
             "ingest/insert_snapshot",
-            snapshot_id=snapshot_id, role=role, num_examples=len(ingested.examples), num_rows=ingested.num_rows,
+            snapshot_id=snapshot_id, role=role, kind=ingested.kind, num_examples=len(ingested.examples), num_rows=ingested.num_rows,
             num_rejected=len(ingested.rejected), run_id=run_id,
         )  # fmt: skip
     return snapshot_id
@@ -82,8 +82,12 @@ SEQUENCE_SCHEMA = pa.schema([
 
 
 def sequence_identity(branch: str, token_ids: Sequence[int], response_positions: Sequence[int], end_of_turn: Sequence[int]) -> str:
-    """Digest what a sequence is: its tokens and which of them count."""
-    return digest("sequence", branch, list(token_ids), list(response_positions), list(end_of_turn))
+    """Digest what a sequence is: its tokens, which of them count, and their weight in the objective, with which values are stored.
+
+    Returns:
+        the identity, another one for the branch `rejected` (weight -1) than for `sft` and `chosen` (weight 1), which share their sequences.
+    """
+    return digest("sequence", "rejected" if branch == "rejected" else "sft", list(token_ids), list(response_positions), list(end_of_turn))
 
 
 def write_sequences(
@@ -204,6 +208,22 @@ def write_scoring(
         for name, value in wanted.items():
             warehouse.point(name, value)
     return True
+
+
+def write_beta(warehouse: Warehouse, beta: float) -> bool:
+    """Set β of DPO, by which the views weigh the values of pairs; nothing where the training data are single responses.
+
+    Args:
+        warehouse: the open warehouse.
+        beta: `preference.beta`.
+
+    Returns:
+        whether that was a change. No value is written anew: ω is made of β and stored log-probabilities where it is read.
+    """
+    if warehouse.one("ingest/current_kind") != ("preference",) or warehouse.pointer("beta") == repr(beta):
+        return False
+    with warehouse.transaction():
+        return warehouse.point("beta", repr(beta))
 
 
 def write_training(

@@ -39,7 +39,13 @@ class Examples {
   }
 
   pager(label) {
-    const turn = (by) => () => { this.page += by; this.draw(); scrollTo({ top: byId("panels").offsetTop - 60 }); };
+    const turn = (by) => (event) => {
+      this.page += by;
+      this.draw();
+      // At the last page this button cannot be pressed any more: the focus goes to its neighbour and is not lost.
+      if (event.target.disabled) (by < 0 ? next : back).focus();
+      scrollTo({ top: byId("panels").offsetTop - byId("tabs").offsetHeight - 20 });
+    };
     const back = h("button", { type: "button", onclick: turn(-1) }, "← Previous");
     const next = h("button", { type: "button", onclick: turn(1) }, "Next →");
     const where = h("span", {});

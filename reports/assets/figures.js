@@ -8,7 +8,7 @@ const MEANINGS = {
 
 function valuesPanel(content, state) {
   const policy = content.policies.find((one) => one.policy === state.policy);
-  const histograms = policy ? policy.histograms : content.histograms[""];
+  const histograms = policy ? policy.histograms : content.histograms;
   const figure = (column) => {
     const bins = histograms[column.name];
     const signs = isComponent(column.name) || (column.low < 0 && column.high > 0) ? `${percent(column.positive_share)} above 0, ` : "";

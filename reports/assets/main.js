@@ -65,8 +65,8 @@ class Tabs {
   }
 
   redraw() {
-    const panel = this.panels[PANELS.findIndex(([name]) => name === this.name)];
-    panel.replaceChildren(...this.build[this.name]());
+    const at = PANELS.findIndex(([name]) => name === this.name);
+    this.panels[at].replaceChildren(h("h2", { class: "unseen" }, PANELS[at][1]), ...this.build[this.name]());
   }
 
   key(event) {

@@ -155,7 +155,7 @@ def _scorer() -> Any:
 
 POINTS: dict[str, Callable[[_Countdown], None]] = {
     # while values are computed
-    "artifact made, not noted": _before(_module("tasks.directions"), "_settle"),
+    "artifact made, not noted": _before(_module("tasks.artifacts"), "_settle"),
     "plan not stored": _before(lambda: Path, "replace", lambda path, _: path.name == ".plan.json.partial"),
     "batch": _before(_scorer, "score"),
     "part half written": _before(lambda: Path, "replace", lambda path, _: path.name.startswith(".part-")),

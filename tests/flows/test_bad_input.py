@@ -65,8 +65,10 @@ def empty_file(project):
     (project.folder / "train.jsonl").write_text("")
 
 
-def preferences(project):
-    write_rows(project.folder / "train.jsonl", [{"prompt": "one ?", "chosen": "one", "rejected": "two"}])
+def mixture(project):
+    write_rows(
+        project.folder / "train.jsonl", [{"prompt": "one ?", "response": "one"}, {"prompt": "one ?", "chosen": "one", "rejected": "two"}]
+    )
 
 
 def blank_validation(project):
@@ -128,7 +130,7 @@ CASES = [
     (not_json, r"5 of 45 rows cannot be used; max_rejected_share = 0\.05 allows 2\. Reasons: 4 not JSON, 1 missing column"),
     (unknown_layout, r"train\.jsonl: no known layout fits any row; columns found: question_text, answer_text\. Known layouts: .*Name the columns"),
     (empty_file, r"train\.jsonl: no example among 0 rows.*check that the path is the right one, is not empty"),
-    (preferences, r"train\.jsonl:1: a preference row.*To train on the chosen responses alone, set columns"),
+    (mixture, r"1 pairs of responses \(the first train\.jsonl:2\).*expected one kind.*to take the chosen responses alone, set columns"),
     (blank_validation, r"none of the 1 examples became a sequence; see the reasons in the view rejected_rows|1 of 1 rows cannot be used"),
     (unusable_validation, r"validation\.jsonl: no example among 3 rows, 3 of them rejected"),
     (missing_model, r"model folder .*nowhere does not exist; give a folder saved with save_pretrained, or a hub name"),
@@ -152,7 +154,7 @@ def test_first_run_on_bad_input_says_so_and_writes_no_release(project, spoil, sa
     assert not (project.warehouse / "releases").exists()
 
 
-@pytest.mark.parametrize("spoil", [not_json, preferences, unusable_validation, corrupt_weights, conversations], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("spoil", [not_json, mixture, unusable_validation, corrupt_weights, conversations], ids=lambda f: f.__name__)
 def test_bad_input_after_a_good_run_leaves_values_and_release_as_they_were(valued, spoil):
     release = (valued.warehouse / "releases" / "CURRENT").read_text()
     values = valued.live("SELECT count(*) FROM token_values"), valued.live("SELECT * FROM record.pointers ORDER BY ALL")

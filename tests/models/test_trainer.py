@@ -1,6 +1,7 @@
 """Laws of models/trainer.py: Eq. 13 over the global batch, counted tokens, bit-identical resume, merged adapters."""
 
 import builtins
+import json
 import os
 import socket
 import subprocess
@@ -14,7 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
 
 from models.losses import masked_loss_sum
+from models.preference_trainer import PreferenceTrainer
 from models.trainer import MaskedTrainer, SupervisedTokenMismatchError, save_final, with_lora
+from models.training_settings import PreferenceSettings
+from tests.models.pair_batches import batch_of, filler, make_pairs
 
 NUM_BATCHES = 5
 """Micro-batches per epoch."""
@@ -149,6 +153,38 @@ def test_loss_and_gradient_are_eq_13_of_the_global_batch(tmp_path):
     assert relative_error(gradients(slow, naive), expected_gradient) > 0.05
 
 
+def with_weights(batches, seed=2):
+    """Soft weights for the kept tokens, small enough that their sum may lie below 1."""
+    generator = np.random.default_rng(seed)
+    for batch in batches:
+        weights = generator.random(batch["labels"].shape).astype(np.float32) * 0.05
+        batch["weights"] = np.where(batch["labels"] != -100, weights, np.float32(0))
+    return batches
+
+
+@pytest.mark.parametrize("num_batches", [1, NUM_BATCHES])
+def test_with_soft_weights_it_is_the_weighted_mean_of_the_global_batch(tmp_path, num_batches):
+    batches = with_weights(make_batches(num_batches))
+    slow = tiny_model()
+    losses = torch.stack([loss for batch in batches for loss in kept_losses(slow, batch)])
+    weights = torch.tensor(np.concatenate([row[1:][row[1:] > 0] for batch in batches for row in batch["weights"]]))
+    assert weights.sum() < 1 or num_batches > 1
+    expected = (weights * losses).sum() / weights.sum()
+    loss, gradient = gradient_of_a_step(tmp_path, batches)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert relative_error(gradient, gradients(slow, expected)) < 1e-5
+
+
+def test_weights_of_1_are_the_hard_mask(tmp_path):
+    weighted = make_batches()
+    for batch in weighted:
+        batch["weights"] = (batch["labels"] != -100).astype(np.float32)
+    loss, gradient = gradient_of_a_step(tmp_path, weighted)
+    expected_loss, expected = gradient_of_a_step(tmp_path, make_batches())
+    assert loss == expected_loss
+    assert all(torch.equal(gradient[name], expected[name]) for name in expected)
+
+
 def test_a_batch_with_nothing_kept_contributes_nothing(tmp_path):
     batches = make_batches()
     assert [batch["num_supervised"] == 0 for batch in batches] == [False, False, False, True, False]
@@ -167,8 +203,8 @@ def test_a_global_batch_with_nothing_kept_has_loss_0_and_gradient_0(tmp_path):
 def test_padding_to_the_right_changes_nothing(tmp_path):
     padded = make_batches()
     for batch in padded:
-        for name, filler in (("input_ids", 0), ("attention_mask", 0), ("labels", -100)):
-            batch[name] = np.pad(batch[name], ((0, 0), (0, 7)), constant_values=filler)
+        for name, padding in (("input_ids", 0), ("attention_mask", 0), ("labels", -100)):
+            batch[name] = np.pad(batch[name], ((0, 0), (0, 7)), constant_values=padding)
     loss, gradient = gradient_of_a_step(tmp_path, padded)
     expected_loss, expected = gradient_of_a_step(tmp_path, make_batches())
     assert loss == pytest.approx(expected_loss, rel=1e-6)
@@ -278,16 +314,37 @@ def test_resuming_a_finished_run_trains_no_further(tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(again).items())
 
 
+def ranked_trainer(kind, folder, rank, num_ranks):
+    """A trainer of the kind for a rank's share of four micro-batches, all of which make one step."""
+    args = one_step(folder, 4 // num_ranks)
+    if kind == "pairs":
+        batches = pair_micro_batches()
+        own = batches[rank::num_ranks]
+        total = sum(batch["num_supervised"] for batch in batches)
+        return PreferenceTrainer(tiny_model(), args, stream_of(own), total, len(own), PreferenceSettings(beta=0.5))
+    batches = with_weights(make_batches(4)) if kind == "weights" else make_batches(4)
+    own = batches[rank::num_ranks]
+    return MaskedTrainer(tiny_model(), args, stream_of(own), sum(batch["num_supervised"] for batch in batches), len(own))
+
+
+def pair_micro_batches():
+    """Four micro-batches of unequal numbers of pairs, one of them filler."""
+    return [*(batch_of(make_pairs(n, n), lambda ids: [-3.0 - i / 9 for i in range(len(ids))]) for n in (3, 1, 2)), filler()]
+
+
+KINDS = ("tokens", "weights", "pairs")
+
+
 def train_a_rank(folder):
     """What each process of the test below runs; the environment says which rank it is."""
     rank = int(os.environ["RANK"])
-    batches = make_batches(4)
-    args = one_step(folder, 2)
-    own = batches[rank::NUM_RANKS]
-    trainer = MaskedTrainer(tiny_model(), args, stream_of(own), sum(batch["num_supervised"] for batch in batches), len(own))
-    trainer.train()
-    save_final(trainer, None, Path(folder) / "final")
-    assert (Path(folder) / "final").exists()  # on every rank
+    for kind in KINDS:
+        trainer = ranked_trainer(kind, folder, rank, NUM_RANKS)
+        trainer.train()
+        save_final(trainer, None, Path(folder) / kind)
+        assert (Path(folder) / kind).exists()  # on every rank
+        if rank == 0:
+            (Path(folder) / f"{kind}.json").write_text(json.dumps(trainer.state.log_history[0]))
     # Left to the interpreter's end, a thread of gloo's may outlive its owner, and the process aborts now and then.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -308,15 +365,23 @@ def test_several_ranks_make_the_same_step_as_one(tmp_path):
         )
         for rank in range(NUM_RANKS)
     ]
-    errors = [process.communicate(timeout=120)[1].decode() for process in ranks]
+    errors = [process.communicate(timeout=240)[1].decode() for process in ranks]
     assert [process.returncode for process in ranks] == [0] * NUM_RANKS, errors
 
-    model = tiny_model()
-    trainer_of(model, one_step(tmp_path / "one", 4), batches).train()
-    together = weights_of(AutoModelForCausalLM.from_pretrained(tmp_path / "final"))
     start = weights_of(tiny_model())
-    for name, expected in weights_of(model).items():
-        assert (together[name] - expected).abs().max() <= 5e-3 * (expected - start[name]).abs().max()  # float32 steps on weights of 1
+    for kind in KINDS:
+        alone = ranked_trainer(kind, tmp_path / "one", 0, 1)
+        alone.train()
+        together = weights_of(AutoModelForCausalLM.from_pretrained(tmp_path / kind))
+        for name, expected in weights_of(alone.model).items():
+            largest = (expected - start[name]).abs().max()
+            assert (together[name] - expected).abs().max() <= 5e-3 * largest, (kind, name)  # float32 steps on weights of 1
+        logged = json.loads((tmp_path / f"{kind}.json").read_text())
+        expected = alone.state.log_history[0]
+        assert set(logged) == set(expected)
+        assert {name: value for name, value in logged.items() if name != "grad_norm"} == pytest.approx(
+            {name: value for name, value in expected.items() if name != "grad_norm"}, rel=1e-4
+        )
 
 
 def test_lora_trains_the_adapters_alone_and_the_merged_folder_gives_the_same_logits(tmp_path):

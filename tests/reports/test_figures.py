@@ -36,10 +36,10 @@ def test_a_histogram_counts_every_value_in_its_bin_and_the_kept_ones(reader, con
             .astype(int)
         )
         told = next(policy for policy in content["policies"] if policy["policy"] == "default")["histograms"][name]
-        assert told["num_tokens"] == np.bincount(bins, minlength=NUM_BINS).tolist() == content["histograms"][""][name]["num_tokens"]
+        assert told["num_tokens"] == np.bincount(bins, minlength=NUM_BINS).tolist() == content["histograms"][name]["num_tokens"]
         assert told["num_kept"] == np.bincount(bins[keep], minlength=NUM_BINS).tolist()
         assert told["num_outside"] == int(((values < column["low"]) | (values > column["high"])).sum())
-        assert content["histograms"][""][name]["num_kept"] == [0] * NUM_BINS
+        assert content["histograms"][name]["num_kept"] == [0] * NUM_BINS
         assert column["num_values"] == len(values)
 
 
@@ -90,3 +90,18 @@ def test_values_of_one_sign_zeros_and_a_scoring_that_tells_nothing_can_be_pictur
         assert (columns["stab_causal"]["low"], columns["stab_causal"]["high"]) == (0, 1)  # all are 0
         assert (columns["loss"]["low"], columns["loss"]["high"]) == (0, 3)
         assert figures(reader)["head"]["stability_is_zero"] is None
+
+
+def test_without_a_policy_all_tokens_are_pictured(tmp_path):
+    from warehouse.connect import Warehouse
+    from warehouse.release import write_release
+
+    folder = pages.make(tmp_path / "wh", num_examples=3)
+    with Warehouse(folder) as warehouse, warehouse.transaction():
+        warehouse.con.execute("DELETE FROM record.pointers WHERE name LIKE 'mask:%'").fetchall()
+    write_release(folder, 2)
+    with Reader(folder) as reader:
+        content = figures(reader)
+    assert content["policies"] == []
+    bins = content["histograms"]["loss"]
+    assert (sum(bins["num_tokens"]), bins["num_kept"]) == (content["head"]["num_tokens"], [0] * NUM_BINS)

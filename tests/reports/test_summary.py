@@ -91,6 +91,12 @@ def test_a_training_is_told_before_and_after():
     assert training_rows({}) == []
 
 
+def test_a_training_on_pairs_tells_its_margins():
+    metrics = {f"{name}{when}": 0.5 for name in ("margin_accuracy", "dpo_loss", "margin") for when in ("", "_before")}
+    (row,) = training_rows(metrics | {"margin_accuracy": 0.75})
+    assert row == ("held-out pairs", "margin accuracy 0.5000 → 0.7500, DPO loss 0.5000 → 0.5000 nats/pair, mean margin 0.5000 → 0.5000")
+
+
 @pytest.mark.parametrize("trained", [True, False])
 def test_the_markdown_of_a_training_names_policy_and_whether_it_ran(trained):
     lines = training_markdown("mine", trained, METRICS).splitlines()

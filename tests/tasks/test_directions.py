@@ -1,4 +1,4 @@
-"""Laws of tasks/directions.py: artefacts are made once, known by their content, and made again only where they must be."""
+"""Laws of tasks/directions.py, tasks/adaptation.py and tasks/artifacts.py: artefacts are made once, known by their content, and made again only where they must be."""
 
 import json
 import shutil

@@ -1,6 +1,7 @@
 """Laws of tasks/status.py: what it says the next run would do is what that run does; it writes nothing."""
 
 import re
+import shutil
 
 import pytest
 
@@ -81,9 +82,40 @@ def repoliced(_):
     return ["policy.harsh={keep: 0.2}"]
 
 
+def templated(_):
+    return ["data.tokenize.chat_template=chatml"]
+
+
+def with_signals(_):
+    return ["scoring.signals=[margin]"]
+
+
+def reestimated(_):
+    return ["scoring.estimator=value_propagation", "scoring.propagation.last_blocks=1", "scoring.propagation.fisher_sequences=4"]
+
+
+def perturbed(source, target):
+    """Copy a model with other weights."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    tensors = load_file(target / "model.safetensors")
+    save_file({name: t * 1.01 for name, t in tensors.items()}, target / "model.safetensors", {"format": "pt"})
+
+
+def with_another_model(project):
+    perturbed(project.model, project.folder / "other")
+    return ["model.reference=other"]
+
+
+def with_a_checkpoint(project):
+    perturbed(project.model, project.folder / "checkpoint")
+    return ["model.scoring=./checkpoint"]
+
+
 CHANGES = [
     unchanged, updated, revalidated, refished, refished_as_in_the_paper, rescoped, resourced, unretained, retyped,
-    at_reference, rewarmed, retokenized, renoted, repoliced,
+    at_reference, rewarmed, retokenized, renoted, repoliced, templated, with_signals, reestimated, with_another_model, with_a_checkpoint,
 ]  # fmt: skip
 
 
@@ -93,18 +125,32 @@ def test_next_run_does_what_status_says(valued, change):
     before = valued.bytes_of_warehouse()
     plan = told(valued, *overrides)
     assert valued.bytes_of_warehouse() == before
-    before = sequences(valued)
+    before, rows_before = sequences(valued), values(valued)
     done = valued.value(*overrides).counts
 
     assert number(plan["tokenize"], r"([\d,]+) examples") == sequences(valued) - before
     made = [] if plan["directions"] == "nothing to make" else plan["directions"].split(", ")
     assert len(made) == done["directions"]["num_made"]
-    numbers = [int(n) for n in re.findall(r"(?:adaptation|stability|signals) (\d+)", plan["score"])]
-    said = max(numbers, default=number(plan["score"], r"all values of ([\d,]+) sequences"))
-    assert said == done["score"]["num_sequences"]
+    said = dict(zip(GROUPS, (number(plan["score"], rf"[:,] {name} ([\d,]+)") for name in GROUPS), strict=True))
+    assert max(said.values()) == done["score"]["num_sequences"]
+    rows_after = values(valued)
+    ids = valued.sql("SELECT adapt_values_id, stab_values_id, signals_id, ref_signals_id FROM scorings WHERE is_current")[0]
+    assert said == {name: rows_after[one] - rows_before.get(one, 0) for name, one in zip(GROUPS, ids, strict=True)}
     assert (plan["score"] == "nothing: 0 tokens") == (done["score"]["num_tokens"] == 0)
     for mask in done["masks"]:
         assert plan[f"mask {mask['policy']}"] == ("to be written" if mask["written"] else "unchanged")
+
+
+GROUPS = ("adaptation", "stability", "signals", "reference signals")
+
+
+def values(project):
+    """Count the rows of values by identity."""
+    return dict(
+        project.live(
+            "SELECT values_id, count(*) FROM record.direction_values GROUP BY ALL UNION ALL SELECT signals_id, count(*) FROM record.signal_values GROUP BY ALL"
+        )
+    )
 
 
 def sequences(project):

@@ -40,6 +40,7 @@ class World:
 
     def __init__(self, folder, tokenizer):
         self.folder, self._tokenizer, self._rows = folder, tokenizer, []
+        self.weights = self.ref_losses = False
 
     def add(self, example_id, content, branch, parts, multiplicity=1, cut=0):
         """Add a branch: parts are (text, whether it is response); a response's tokens are kept but for every third."""
@@ -60,7 +61,7 @@ class World:
     def release(self):
         with Warehouse(self.folder) as warehouse:
             con = warehouse.con
-            con.execute("INSERT INTO record.scorings (scoring_id, tokenization_id) VALUES ('scoring', 'tokens')")
+            con.execute("INSERT INTO record.scorings (scoring_id, tokenization_id, ref_signals_id) VALUES ('scoring', 'tokens', 'ref')")
             con.execute("INSERT INTO record.tokenizations (tokenization_id, tokenizer_digest) VALUES ('tokens', $1)", [TOKENIZER_DIGEST])
             con.execute(
                 "INSERT INTO record.masks (mask_id, policy, settings, scoring_id, snapshot_id) VALUES ('mask', 'mine', '{}', 'scoring', 'now')"
@@ -80,7 +81,11 @@ class World:
                     [example_id, branch, name, cut],
                 )
                 con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, $4)", [name, ids, positions, ends])
-                con.execute("INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ('mask', $1, $2)", [name, keep])
+                weights = [1 / (number + 1) if flag else 0.5 for number, flag in enumerate(keep)] if self.weights else None
+                con.execute("INSERT INTO record.mask_values VALUES ('mask', $1, $2, $3)", [name, keep, weights])
+                if self.ref_losses:
+                    losses = [None if position == 0 else 0.5 * number for number, position in enumerate(positions)]
+                    con.execute("INSERT INTO record.signal_values (signals_id, sequence_id, loss) VALUES ('ref', $1, $2)", [name, losses])
         write_release(self.folder, 1)
         return self
 
@@ -114,7 +119,11 @@ def loaded(done, kind):
 
 
 def supervised(folder):
-    return open_stream(folder, "mine", seed=0, batch_size=4).num_supervised_tokens
+    with opened(folder) as (con, _):
+        return con.execute(
+            "SELECT sum(multiplicity * len(list_filter(list_where(response_positions, keep), lambda p: p > 0))) FROM record.mask_values "
+            "JOIN record.sequences USING (sequence_id) JOIN record.example_sequences USING (sequence_id) JOIN record.snapshot_examples USING (example_id)"
+        ).fetchone()[0]
 
 
 # ---- real consumers
@@ -208,38 +217,80 @@ def pairs(world):
     return world
 
 
-def test_trls_dpo_trainer_compares_the_kept_tokens_of_both_branches(world, tokenizer, tmp_path):
-    """With the seam that the manifest names: a collator that multiplies completion_mask by the masks."""
-    import torch
-    from trl import DPOConfig, DPOTrainer
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
+@pytest.mark.parametrize("has_reference", [False, True])
+def test_trls_dpo_trainer_with_the_recipe_learns_from_the_kept_tokens_of_both_branches(world, tokenizer, tmp_path, has_reference):
+    from trl import DPOConfig
 
-    class Masked(DataCollatorForPreference):
-        def torch_call(self, examples):
-            batch = super().torch_call(examples)
-            masks = [[0] * len(row["prompt_ids"]) + row[name] for name in ("chosen_mask", "rejected_mask") for row in examples]
-            width = batch["completion_mask"].shape[1]
-            batch["completion_mask"] *= torch.tensor([mask + [0] * (width - len(mask)) for mask in masks])
-            return batch
+    from tests.examples.test_trl_dpo import load_recipe
 
-    class Trainer(DPOTrainer):
-        def _prepare_dataset(self, dataset, *_, **__):
-            return dataset
-
-        def _set_signature_columns_if_needed(self):
-            super()._set_signature_columns_if_needed()
-            self._signature_columns = [*self._signature_columns, "chosen_mask", "rejected_mask"]
-
+    recipe = load_recipe()
+    if has_reference:
+        world.ref_losses = True
     done = pairs(world).release().export("trl-dpo", tmp_path / "out")
     rows = loaded(done, "parquet")
     assert len(rows) == done.manifest["counts"]["num_rows"] == 6  # two of the four come twice
-    collator = _Counting(Masked(pad_token_id=0))
-    args = trl_arguments(DPOConfig, tmp_path / "trl", 2, 3)
+    collator = _Counting(recipe.MaskedPreferenceCollator(0, "masked_margin"))
+    args = trl_arguments(DPOConfig, tmp_path / "trl", 2, 3, precompute_ref_log_probs=has_reference)
     model = tiny_model(tokenizer[0].get_vocab_size())
-    reference = tiny_model(tokenizer[0].get_vocab_size())
-    Trainer(model, reference, args, data_collator=collator, train_dataset=rows, processing_class=wrapped(tokenizer[0])).train()
+    reference = None if has_reference else tiny_model(tokenizer[0].get_vocab_size())
+    trainer = recipe.MaskedDPOTrainer(
+        model, reference, args, data_collator=collator, train_dataset=rows, processing_class=wrapped(tokenizer[0])
+    )
+    trainer.train()
     seen = sum(int(batch["completion_mask"][:, 1:].sum()) for batch in collator.batches)
     assert seen == supervised(world.folder) == done.manifest["counts"]["num_supervised_tokens"]
+    assert (trainer.ref_model is None) == has_reference
+
+
+def test_without_reference_log_probabilities_the_recipe_says_so(world, tokenizer, tmp_path):
+    from trl import DPOConfig
+
+    from tests.examples.test_trl_dpo import load_recipe
+
+    rows = loaded(pairs(world).release().export("trl-dpo", tmp_path / "out"), "parquet")
+    recipe, args = load_recipe(), trl_arguments(DPOConfig, tmp_path / "trl", 2, 3, precompute_ref_log_probs=True)
+    model = tiny_model(tokenizer[0].get_vocab_size())
+    with pytest.raises(ValueError, match="no reference log-probabilities"):
+        recipe.MaskedDPOTrainer(
+            model, None, args, data_collator=recipe.MaskedPreferenceCollator(0), train_dataset=rows, processing_class=wrapped(tokenizer[0])
+        )
+
+
+def test_pairs_carry_masks_weights_and_reference_log_probabilities(world, tmp_path):
+    world.ref_losses = world.weights = True
+    rows = loaded(pairs(world).release().export("trl-dpo", tmp_path / "out"), "parquet")
+    for row in rows:
+        for branch in ("chosen", "rejected"):
+            length = len(row[f"{branch}_ids"])
+            kept = [number % 3 != 1 for number in range(length)]
+            assert row[f"{branch}_mask"] == [int(flag) for flag in kept]
+            assert row[f"{branch}_response_mask"] == [1] * length
+            assert row[f"{branch}_weights"] == pytest.approx([flag / (number + 1) for number, flag in enumerate(kept)])
+            assert row[f"{branch}_ref_log_probs"] == pytest.approx([-0.5 * number for number in range(length)])
+
+
+# ---- soft weights
+
+
+def test_soft_weights_are_carried_or_refused_never_lost(world, tokenizer, tmp_path):
+    world.weights = True
+    some(world).release()
+    rows = loaded(world.export("parquet", tmp_path / "parquet"), "parquet")
+    lines = loaded(world.export("jsonl", tmp_path / "jsonl", tokenizer[1]), "json")
+    for row, line in zip(rows, lines, strict=True):
+        places = {position: number for number, position in enumerate(row["response_positions"])}
+        expected = [1 / (places[p] + 1) if flag else 0.0 for p, flag in enumerate(row["keep"])]
+        assert row["weights"] == pytest.approx(expected)
+        assert line["weights"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="soft weights, and TRL's SFTTrainer takes none"):
+        world.export("trl-sft", tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
+
+
+def test_without_soft_weights_there_is_no_such_column(world, tokenizer, tmp_path):
+    some(world).release()
+    assert "weights" not in loaded(world.export("parquet", tmp_path / "parquet"), "parquet").column_names
+    assert "weights" not in loaded(world.export("jsonl", tmp_path / "jsonl", tokenizer[1]), "json").column_names
 
 
 def test_parquet_holds_every_sequence_with_its_flags(world, tmp_path):

@@ -235,10 +235,13 @@ def test_globs_and_folders_read_known_files_by_name(tmp_path):
         ("blank.jsonl", ValueError, "no example among 0 rows"),
         ("blank.json", ValueError, "no example among 0 rows"),
         ("blank.csv", ValueError, "no example among 0 rows"),
-        ("other.csv", ValueError, r"other\.csv: no known layout fits any row; columns found: who, said\. Known layouts: messages"),
+        ("other.csv", ValueError, r"other\.csv: no known layout fits any row; columns found: who, said\. Known layouts: prompt"),
         ("other.jsonl", ValueError, r"columns found: who, said, to\..*columns: \{\"prompt\""),
-        ("preference.jsonl", ValueError, r"preference\.jsonl:2: a preference row .* not handled by this command yet"),
-        ("preference_chat.jsonl", ValueError, "a preference row"),
+        (
+            "mixed.jsonl",
+            ValueError,
+            r"1 pairs of responses \(the first mixed\.jsonl:2\) among 1 single responses \(the first mixed\.jsonl:3\).*one kind",
+        ),
     ],
 )
 def test_unreadable_inputs_say_what_to_do(tmp_path, path, error, match):
@@ -247,8 +250,8 @@ def test_unreadable_inputs_say_what_to_do(tmp_path, path, error, match):
         "a.jsonl.zst": b"", "a.xlsx": b"", "a.parquet.gz": b"", "broken.parquet": b"PAR1", "broken.jsonl.gz": b"{}", "cut.jsonl.gz": whole[:-20],
         "lines.json": b"{}\n{}", "object.json": b'{"rows": []}', "latin.json": b'["\xe4"]', "quote.csv": b'prompt,response\na,b\na,"b\nc,d\n',
         "header.csv": b"a,a\n", "blank.jsonl": b"\n\n", "blank.json": b"", "blank.csv": b"", "other.csv": b"who,said\na,b\n",
-        "other.jsonl": b'{"who": 1, "said": 2}\n{"to": 3}\n', "preference.jsonl": b'\n{"prompt": "a", "chosen": "b", "rejected": "c"}',
-        "preference_chat.jsonl": b'{"conversations": [{"from": "human", "value": "a"}], "chosen": "b", "rejected": "c"}',
+        "other.jsonl": b'{"who": 1, "said": 2}\n{"to": 3}\n',
+        "mixed.jsonl": b'\n{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "response": "b"}',
     }  # fmt: skip
     (tmp_path / "empty").mkdir()
     for name, data in files.items():
@@ -402,6 +405,11 @@ def test_real_files(name, num_rows, kind):
 def test_real_texts_and_preferences():
     assert 2700 <= len(texts_of("tinystories.txt", REAL)) <= 2728
     assert len(texts_of("wikitext2_valid.txt", REAL)) > 1000
-    for name in ("preferences_pandalm", "preferences_dpo_en"):
-        with pytest.raises(ValueError, match="a preference row"):
-            read(REAL, f"{name}.jsonl")
+    for name, num_rows, num_examples, reasons in (
+        ("preferences_pandalm", 894, 760, {"empty response": 52, "wrong type": 6}),
+        ("preferences_dpo_en", 300, 295, {}),
+    ):
+        got = read(REAL, f"{name}.jsonl", max_rejected_share=0.1)
+        assert (got.kind, got.num_rows, len(got.examples)) == ("preference", num_rows, num_examples)
+        assert dict(got.rejected["reason"].value_counts().rows()) == reasons
+        assert all(set(json.loads(content)) == {"prompt", "chosen", "rejected"} for content in got.examples["content"])

@@ -152,7 +152,7 @@ def test_columns_mapping_names_the_layout():
         ({"prompt": ""}, "non-empty column name"),
         ({"prompt": "a", "response": "a"}, "its own"),
         ({"prompt": "a", "answer": "b"}, "no layout has the roles answer, prompt together"),
-        ({"prompt": "a", "tools": "b"}, "no layout has the roles"),
+        ({"question": "a", "tools": "b"}, "no layout has the roles"),
     ],
 )
 def test_impossible_mappings_are_refused(columns, match):
@@ -162,10 +162,10 @@ def test_impossible_mappings_are_refused(columns, match):
 
 def test_preferences_are_recognised_unless_mapped():
     row = {"prompt": "x", "chosen": "good", "rejected": "bad"}
-    assert Normaliser({}).is_preference(row)
-    assert Normaliser({"source": "from"}).is_preference(row)
-    assert not Normaliser({"response": "chosen"}).is_preference(row)
-    assert not Normaliser({}).is_preference({**row, "rejected": None})
+    assert content_of(row) == row
+    assert content_of({**row, "response": "other"}) == row
+    assert content_of({"q": "x", "chosen": "good", "rejected": "bad"}, {"prompt": "q"}) == row
+    assert refusal({**row, "rejected": None}) == "missing column"
     assert content_of(row, {"response": "chosen"}) == {"prompt": "x", "response": "good"}
 
 

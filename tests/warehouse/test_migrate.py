@@ -74,7 +74,7 @@ def test_a_comment_tells_meaning_unit_and_null_and_no_entry_has_more():
 def test_the_internal_views_are_not_shown_to_users(con):
     shown = {row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal").fetchall()}
     hidden = {row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE schema_name = 'record'").fetchall()}
-    assert hidden == {"current_sequences", "value_lists", "value_lists_all"}
+    assert hidden == {"current_sequences", "pairs_all", "sequence_weights", "value_lists", "value_lists_all"}
     assert shown | hidden == set(VIEWS)
 
 

@@ -19,16 +19,13 @@ def make_rows():
     generator = np.random.default_rng(0)
     rows = []
     for number in generator.permutation(NUM_EXAMPLES).tolist():
-        for branch in ("sft",) if number % 5 else ("rejected", "chosen"):
-            length = int(generator.integers(1, 12))
-            positions = list(
-                range(0 if number % 4 == 0 else length // 2, length)
-            )  # every fourth has no prompt: position 0 is a response token
-            keep = [number != 6 and bool(generator.random() < 0.6) for _ in positions]  # nothing is kept of number 6
-            if number == 4:
-                keep[0] = True  # kept, and yet without a loss
-            token_ids = generator.integers(1, 1000, length).tolist()
-            rows.append((f"e{number:02}", branch, f"s{number}-{branch}", token_ids, positions, keep, MULTIPLICITIES.get(number, 1)))
+        length = int(generator.integers(1, 12))
+        positions = list(range(0 if number % 4 == 0 else length // 2, length))  # every fourth has no prompt: position 0 is a response token
+        keep = [number != 6 and bool(generator.random() < 0.6) for _ in positions]  # nothing is kept of number 6
+        if number == 4:
+            keep[0] = True  # kept, and yet without a loss
+        token_ids = generator.integers(1, 1000, length).tolist()
+        rows.append((f"e{number:02}", "sft", f"s{number}-sft", token_ids, positions, keep, MULTIPLICITIES.get(number, 1)))
     # Two examples may share a sequence.
     rows.append(("e99", "sft", *rows[0][2:6], 1))
     return rows
@@ -249,12 +246,41 @@ def test_a_mask_without_sequences_is_refused(con):
         make(con, "none")
 
 
-def test_a_mask_with_soft_weights_is_refused_not_streamed_without_them(tmp_path):
-    with write(tmp_path, ROWS) as connection:
-        path = connection.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchone()[0]
-    with duckdb.connect(path) as writer:
-        writer.execute("UPDATE record.mask_values SET weight = list_transform(keep, lambda kept: 0.5) WHERE mask_id = 'mask'")
-    with duckdb.connect(path, read_only=True) as connection, pytest.raises(ValueError, match=r"soft weights .*token_masks\.weight"):
+def weighted(path, weight):
+    """Give the mask soft weights by an expression of `keep`."""
+    with duckdb.connect(str(path / DATABASE)) as writer:
+        writer.execute(f"UPDATE record.mask_values SET weight = {weight} WHERE mask_id = 'mask'")
+
+
+def test_soft_weights_come_with_the_kept_tokens_and_no_other(tmp_path):
+    write(tmp_path, ROWS).close()
+    weighted(tmp_path, "list_transform(keep, lambda kept, i: CASE WHEN kept THEN 1 / (i + 1) ELSE 0.25 END)")  # 0.25: not kept, so nothing
+    rows = {row[2]: row for row in ROWS}
+    with duckdb.connect(str(tmp_path / DATABASE), read_only=True) as connection:
+        stream = make(connection)
+        assert (stream.has_weights, make(connection, "all").has_weights) == (True, False)
+        for folder in (None, tmp_path, tmp_path):  # in memory, written beside the release, mapped
+            for batch, _ in make(connection, release_folder=folder).batches(epochs=1):
+                assert batch.weights.dtype == np.float32
+                assert batch.weights.shape == batch.labels.shape
+                for row, sequence_id in enumerate(batch.sequence_ids):
+                    _, _, _, ids, positions, keep, _ = rows[sequence_id]
+                    expected = {p: np.float32(1 / (i + 2)) for i, (p, kept) in enumerate(zip(positions, keep, strict=True)) if kept}
+                    assert batch.weights[row].tolist() == [expected.get(p, 0.0) for p in range(batch.labels.shape[1])], ids
+                assert set(batch.tensors()) == {"input_ids", "attention_mask", "labels", "num_supervised", "weights"}
+        assert all("weights" not in batch.tensors() for batch, _ in make(connection, "all").batches(epochs=1))
+
+
+@pytest.mark.parametrize(
+    "weight", ["[1.0]", "list_transform(keep, lambda kept: -1)", "list_transform(keep, lambda kept: 'nan'::FLOAT)", "CASE WHEN sequence_id = 's7-sft' THEN NULL ELSE list_transform(keep, lambda kept: 1) END"]
+)  # fmt: skip
+def test_weights_that_do_not_fit_the_flags_are_refused(tmp_path, weight):
+    write(tmp_path, ROWS).close()
+    weighted(tmp_path, weight)
+    with (
+        duckdb.connect(str(tmp_path / DATABASE), read_only=True) as connection,
+        pytest.raises(ValueError, match="soft weights that do not fit"),
+    ):
         make(connection)
 
 

@@ -193,12 +193,13 @@ def test_another_tokenization_shares_the_sequences_that_are_the_same(warehouse):
 def test_tokens_and_what_counts_of_them_make_a_sequence():
     variants = [
         ("sft", [1, 2], [1], [1]),
-        ("chosen", [1, 2], [1], [1]),
+        ("rejected", [1, 2], [1], [1]),
         ("sft", [1, 3], [1], [1]),
         ("sft", [1, 2], [0, 1], [1]),
         ("sft", [1, 2], [1], []),
     ]
     assert len({sequence_identity(*one) for one in variants}) == len(variants)
+    assert sequence_identity("chosen", [1, 2], [1], [1]) == sequence_identity("sft", [1, 2], [1], [1])  # the same weight
     assert sequence_identity("sft", (1, 2), (1,), ()) == sequence_identity("sft", [1, 2], [1], [])
 
 
@@ -378,8 +379,8 @@ def valued(tmp_path_factory):
             "INSERT INTO record.examples SELECT id, '{}' FROM unnest(['e1', 'e2', 'e3', 'e4', 'old']) AS t(id)",
             "INSERT INTO record.snapshot_examples VALUES ('now', 'e1', 1, 'web', NULL, 'f', 1), ('now', 'e2', 2, NULL, NULL, 'f', 2), "
             "('now', 'e3', 1, 'web', NULL, 'f', 4), ('now', 'e4', 1, 'web', NULL, 'g', 1), ('then', 'old', 1, 'gone', NULL, 'f', 1)",
-            "INSERT INTO record.snapshots VALUES ('now', 'train', 4, 6, 1, 'run', TIMESTAMP '2026-01-02'), "
-            "('then', 'train', 1, 1, 0, 'run', TIMESTAMP '2026-01-01')",
+            "INSERT INTO record.snapshots VALUES ('now', 'train', 'sft', 4, 6, 1, 'run', TIMESTAMP '2026-01-02'), "
+            "('then', 'train', 'sft', 1, 1, 0, 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.rejected_rows VALUES ('now', 'f', 3, 'not JSON', 'gibberish'), ('then', 'f', 9, 'not JSON', 'before')",
             "INSERT INTO record.tokenizations VALUES ('tok', 'vocab', '{}', 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.vocabulary SELECT 'vocab', i, 'word' || i FROM range(9) AS t(i)",  # 9 is not in it

@@ -2,7 +2,7 @@
 -- Parameters: $mask_id; $branches, a list of the branches wanted.
 SELECT
     members.example_id, links.branch, members.source, members.multiplicity, examples.content, links.sequence_id, links.num_response_tokens_cut,
-    sequences.token_ids, sequences.response_positions, sequences.end_of_turn_positions, kept.keep
+    sequences.token_ids, sequences.response_positions, sequences.end_of_turn_positions, kept.keep, kept.weight
 FROM record.masks AS masks
 JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
 JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id

@@ -4,14 +4,20 @@
 -- So one pass takes of each list, from front to back, its sum and its variance by Welford's recurrence, and these are put together in the
 -- order of sequence_id: Σ n (variance + (mean of the list - mean)²). Equality is tested on the values themselves; a rounded mean
 -- would leave a tiny deviation to divide by.
+-- Values of a direction count times the weight of their sequence, signals as they are.
 -- Grain: one row per group. Parameters: $name: the column.
 INSERT INTO mask_statistics
 WITH lists AS (
     SELECT
-        sequences.number, sequences.normalize_group, list_sum(stored.list) AS total, list_count(stored.list)::DOUBLE AS num_values,
-        list_var_pop(stored.list) AS variance, list_any_value(stored.list) AS some_value
-    FROM mask_column($name) AS stored
-    JOIN mask_sequences AS sequences ON sequences.sequence_id = stored.sequence_id
+        number, normalize_group, list_sum(list) * weight AS total, list_count(list)::DOUBLE AS num_values,
+        list_var_pop(list) * weight * weight AS variance, list_any_value(list) * weight AS some_value
+    FROM (
+        SELECT
+            sequences.number, sequences.normalize_group, stored.list,
+            CASE WHEN $name IN ('adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal') THEN sequences.weight ELSE 1 END AS weight
+        FROM mask_column($name) AS stored
+        JOIN mask_sequences AS sequences ON sequences.sequence_id = stored.sequence_id
+    )
 ),
 means AS (
     SELECT

@@ -1,5 +1,6 @@
 -- Scores for selection by value: the macro mask_score, made for the policy (policies.py), on the columns of each token as they are stored,
 -- as z-scores and as ranks. The macro takes all of them and names the few it needs; what it does not name is not read.
+-- Values of a direction count times the weight of their sequence (ω of a pair), also in z-scores and ranks.
 -- NULL, not eligible: where the macro gives NULL or no finite number of at most 1e300 in size, and where the token is protected.
 -- With a window, a score becomes the mean of the non-NULL scores of the response tokens at most $reach positions away, added up in
 -- the order of positions; a NULL stays NULL. The score is pooled, not each column: the mean of a sum is the sum of the means, and
@@ -28,7 +29,7 @@ WITH statistics AS (
 ),
 keys AS ( -- joined before the stored lists are: every join that a list goes through costs a copy
     SELECT
-        sequences.number, sequences.sequence_id, sequences.select_group, statistics.* EXCLUDE (normalize_group),
+        sequences.number, sequences.sequence_id, sequences.select_group, sequences.weight, statistics.* EXCLUDE (normalize_group),
         rank_adapt_direct.list AS rank_adapt_direct, rank_adapt_causal.list AS rank_adapt_causal,
         rank_stab_direct.list AS rank_stab_direct, rank_stab_causal.list AS rank_stab_causal,
         rank_loss.list AS rank_loss, rank_ref_loss.list AS rank_ref_loss, rank_entropy.list AS rank_entropy,
@@ -53,20 +54,20 @@ scored AS (
             list_transform(contents.end_of_turn_positions, lambda p: list_position(contents.response_positions, p)::BIGINT), lambda i: i > 0
         ) ELSE [] END AS protected_places,
         list_transform(contents.response_positions, lambda position, i: mask_score(
-            adapt.direct[i]::DOUBLE,
-            adapt.causal[i]::DOUBLE,
-            stab.direct[i]::DOUBLE,
-            stab.causal[i]::DOUBLE,
+            adapt.direct[i]::DOUBLE * sequences.weight,
+            adapt.causal[i]::DOUBLE * sequences.weight,
+            stab.direct[i]::DOUBLE * sequences.weight,
+            stab.causal[i]::DOUBLE * sequences.weight,
             signals.loss[i]::DOUBLE,
             ref_signals.loss[i]::DOUBLE,
             signals.entropy[i]::DOUBLE,
             signals.margin[i]::DOUBLE,
             signals.el2n[i]::DOUBLE,
             signals.grad_norm[i]::DOUBLE,
-            (adapt.direct[i]::DOUBLE - sequences.adapt_direct_mean) * sequences.adapt_direct_factor,
-            (adapt.causal[i]::DOUBLE - sequences.adapt_causal_mean) * sequences.adapt_causal_factor,
-            (stab.direct[i]::DOUBLE - sequences.stab_direct_mean) * sequences.stab_direct_factor,
-            (stab.causal[i]::DOUBLE - sequences.stab_causal_mean) * sequences.stab_causal_factor,
+            (adapt.direct[i]::DOUBLE * sequences.weight - sequences.adapt_direct_mean) * sequences.adapt_direct_factor,
+            (adapt.causal[i]::DOUBLE * sequences.weight - sequences.adapt_causal_mean) * sequences.adapt_causal_factor,
+            (stab.direct[i]::DOUBLE * sequences.weight - sequences.stab_direct_mean) * sequences.stab_direct_factor,
+            (stab.causal[i]::DOUBLE * sequences.weight - sequences.stab_causal_mean) * sequences.stab_causal_factor,
             (signals.loss[i]::DOUBLE - sequences.loss_mean) * sequences.loss_factor,
             (ref_signals.loss[i]::DOUBLE - sequences.ref_loss_mean) * sequences.ref_loss_factor,
             (signals.entropy[i]::DOUBLE - sequences.entropy_mean) * sequences.entropy_factor,

@@ -2,22 +2,18 @@
 -- of the size (with the value's sign), so that values near 0, which are most, have several. What lies outside is in the first and last bin.
 -- Grain: one row per column and bin that has tokens.
 -- Parameters: $names, $lows, $highs (a column and its bounds at the same place of each), $num_bins, $mask_id (NULL: none, nothing is kept).
-WITH lists AS (
-    SELECT values_.*, kept.keep
+WITH tokens AS (
+    SELECT
+        unnest(kept.keep) AS keep, unnest(adapt_direct) AS adapt_direct, unnest(adapt_causal) AS adapt_causal,
+        unnest(stab_direct) AS stab_direct, unnest(stab_causal) AS stab_causal, unnest(loss) AS loss, unnest(ref_loss) AS ref_loss,
+        unnest(entropy) AS entropy, unnest(margin) AS margin, unnest(el2n) AS el2n, unnest(grad_norm) AS grad_norm
     FROM record.value_lists AS values_
     LEFT JOIN record.mask_values AS kept ON kept.mask_id = $mask_id::VARCHAR AND kept.sequence_id = values_.sequence_id
 ),
 long AS (
-    SELECT 'adapt_direct' AS name, unnest(adapt_direct)::DOUBLE AS value, unnest(keep) AS keep FROM lists
-    UNION ALL SELECT 'adapt_causal', unnest(adapt_causal), unnest(keep) FROM lists
-    UNION ALL SELECT 'stab_direct', unnest(stab_direct), unnest(keep) FROM lists
-    UNION ALL SELECT 'stab_causal', unnest(stab_causal), unnest(keep) FROM lists
-    UNION ALL SELECT 'loss', unnest(loss), unnest(keep) FROM lists
-    UNION ALL SELECT 'ref_loss', unnest(ref_loss), unnest(keep) FROM lists
-    UNION ALL SELECT 'entropy', unnest(entropy), unnest(keep) FROM lists
-    UNION ALL SELECT 'margin', unnest(margin), unnest(keep) FROM lists
-    UNION ALL SELECT 'el2n', unnest(el2n), unnest(keep) FROM lists
-    UNION ALL SELECT 'grad_norm', unnest(grad_norm), unnest(keep) FROM lists
+    SELECT name, value::DOUBLE AS value, keep
+    FROM tokens
+    UNPIVOT (value FOR name IN (adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy, margin, el2n, grad_norm))
 ),
 bounds AS (
     SELECT name, low, high, sign(low) * sqrt(abs(low)) AS first_root, sign(high) * sqrt(abs(high)) AS last_root
@@ -31,6 +27,5 @@ SELECT
     count(*) AS num_tokens, count(*) FILTER (keep) AS num_kept, count(*) FILTER (value < low OR value > high) AS num_outside
 FROM long
 JOIN bounds ON bounds.name = long.name
-WHERE value IS NOT NULL
 GROUP BY ALL
 ORDER BY ALL

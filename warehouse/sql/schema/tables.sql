@@ -10,7 +10,7 @@ CREATE TABLE record.runs (
 );
 
 CREATE TABLE record.snapshots (
-    snapshot_id VARCHAR, role VARCHAR, num_examples UBIGINT, num_rows UBIGINT, num_rejected UBIGINT, run_id VARCHAR, created_at TIMESTAMP
+    snapshot_id VARCHAR, role VARCHAR, kind VARCHAR, num_examples UBIGINT, num_rows UBIGINT, num_rejected UBIGINT, run_id VARCHAR, created_at TIMESTAMP
 );
 
 CREATE TABLE record.examples (example_id VARCHAR, content VARCHAR);

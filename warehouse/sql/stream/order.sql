@@ -1,6 +1,6 @@
 -- The sequences that training on a mask goes through, before they are shuffled, with the source that weights go by.
 -- Grain: one row per example and branch of the mask's snapshot, in the stream's order. Parameters: $mask_id.
-SELECT links.sequence_id, members.multiplicity, members.source
+SELECT members.example_id, links.branch, links.sequence_id, members.multiplicity, members.source
 FROM record.masks AS masks
 JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
 JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id

@@ -1,7 +1,7 @@
 -- Counts over a snapshot's sequences. Grain: one row. Parameters: $snapshot_id, $tokenization_id.
 SELECT
     count(links.sequence_id) AS num_sequences,
-    count(*) FILTER (links.sequence_id IS NULL) AS num_rejected,
+    count(DISTINCT links.example_id) FILTER (links.sequence_id IS NULL) AS num_rejected,
     coalesce(sum(len(sequences.token_ids)), 0)::BIGINT AS num_tokens,
     coalesce(sum(len(sequences.response_positions)), 0)::BIGINT AS num_response_tokens,
     count(*) FILTER (links.num_prompt_tokens_cut > 0) AS num_prompts_cut,

@@ -2,7 +2,7 @@
 -- Grain: one row per snapshot.
 CREATE OR REPLACE VIEW snapshots AS
 SELECT
-    snapshot_id, role,
+    snapshot_id, role, kind,
     snapshot_id IN (
         SELECT value FROM record.pointers AS pointers
         WHERE pointers.name = CASE snapshots.role WHEN 'train' THEN 'snapshot' ELSE snapshots.role END
