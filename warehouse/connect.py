@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 
 from warehouse import faults, migrate
 from warehouse.faults import DATABASE as DATABASE
@@ -125,6 +126,11 @@ class Warehouse(Queries):
         with self._incoming(incoming):
             rows: list[tuple[Any, ...]] = self.run(name, **parameters).fetchall()
         return rows
+
+    def join_frame(self, name: str, incoming: object, /, **parameters: Any) -> pl.DataFrame:
+        """Execute an SQL file that reads the table `incoming`, and fetch its rows as a frame."""
+        with self._incoming(incoming):
+            return self.frame(name, **parameters)
 
     @contextmanager
     def _incoming(self, table: object) -> Generator[None]:
