@@ -82,7 +82,9 @@ class World:
                 )
                 con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, $4)", [name, ids, positions, ends])
                 weights = [1 / (number + 1) if flag else 0.5 for number, flag in enumerate(keep)] if self.weights else None
-                con.execute("INSERT INTO record.mask_values VALUES ('mask', $1, $2, $3)", [name, keep, weights])
+                con.execute(
+                    "INSERT INTO record.mask_values (mask_id, sequence_id, keep, weight) VALUES ('mask', $1, $2, $3)", [name, keep, weights]
+                )
                 if self.ref_losses:
                     losses = [None if position == 0 else 0.5 * number for number, position in enumerate(positions)]
                     con.execute("INSERT INTO record.signal_values (signals_id, sequence_id, loss) VALUES ('ref', $1, $2)", [name, losses])
