@@ -5,7 +5,7 @@ import re
 import duckdb
 import pytest
 
-from warehouse import migrate, policies, sql
+from warehouse import migrate, policies, prune, sql
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.migrate import SCHEMA_VERSION, VIEWS, SchemaVersionError, check_version, columns, comment_text
 
@@ -16,6 +16,7 @@ DYNAMIC = {
     "values/insert_{group}": ["values/insert_adapt", "values/insert_stab", "values/insert_signals", "values/insert_ref_signals"],
     "export/{name}": ["export/rows", "export/pairs"],
     "masks/drop_{name}": [f"masks/drop_{name}" for name in policies._TEMPORARY],
+    "prune/delete_{kind}": [f"prune/delete_{kind}" for kind in prune._TABLES],
     "release/{name}": ["release/receipts", "release/runs", "release/pointers"],
     "views/{name}": [f"views/{name}" for name in VIEWS],
 }
