@@ -2,21 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 demo: .venv/ready
 	$(BIN)/alphatoken demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest
 
+# A Prefect server, workers, Ray (pip install -e '.[ray]'; skipped without it) and training on two processes: minutes.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 bench: .venv/ready
 	$(BIN)/python -m bench.scoring
+	$(BIN)/python -m bench.warehouse
 
 # Debian's Python may lack ensurepip (package python3-venv): then the machine's own pip brings pip into the environment.
 .venv/ready: pyproject.toml constraints.txt

@@ -23,7 +23,7 @@ def main() -> None:
     """Run the command line; faults of input end with one clear line and status 1."""
     from tasks.quiet import configure
 
-    configure()
+    configure(served=sys.argv[1:2] == ["serve"])
     try:
         app()
     except BaseException as error:
@@ -162,9 +162,13 @@ def _say_release(done: Any, began: float) -> None:
 
 
 def _train(config: Path, overrides: list[str], policy: str | None) -> None:
-    from flows.train_masked import train_masked
+    from flows.train_masked import join_training, train_masked
     from reports.terminal import print_rows, training_rows
+    from tasks.ranks import rank
 
+    if rank() > 0:
+        join_training(str(config), overrides, policy)
+        return
     began = time.monotonic()
     receipt = train_masked(str(config), overrides, policy)
     print_rows(training_rows(receipt.metrics))
@@ -172,6 +176,22 @@ def _train(config: Path, overrides: list[str], policy: str | None) -> None:
     typer.echo(
         f"training {receipt.training_id[:12]} on mask {receipt.policy!r}: {state}; {receipt.checkpoint} ({time.monotonic() - began:.1f} s)"
     )
+
+
+@app.command()
+def serve(config: Config = DEFAULT_CONFIG) -> None:
+    """Register the deployments at the Prefect server, and start their runs by schedule and event until stopped."""
+    from flows.serve import serve as serve_deployments
+
+    serve_deployments(config)
+
+
+@app.command()
+def watch(config: Config = DEFAULT_CONFIG) -> None:
+    """Look at the data files and send Prefect an event when one changed: beside workers; `serve` does it by itself."""
+    from flows.serve import watch as watch_files
+
+    watch_files(config)
 
 
 @app.command()
@@ -186,3 +206,7 @@ def demo(
 
 for command in (look.sql, look.explain, look.show, look.report, look.export, look.status):
     app.command()(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
-from reports.summary import training_markdown
+from flows.artifacts import show_training
+from flows.events import inherit_announcement
 from tasks import training
 from tasks.progress import Progress
 from tasks.runs import Run
 from tasks.settings import load
 from tasks.stages import train
+from warehouse.release import current_release
 
 
 @flow(name="train_masked", persist_result=False)
@@ -27,7 +28,22 @@ def train_masked(config_path: str, overrides: Sequence[str] = (), policy: str | 
         what was trained, or what was there already.
     """
     run = Run.begin("train_masked", load(Path(config_path), overrides))
+    read_from = current_release(run.config.warehouse_folder).folder
     with Progress() as progress:
         receipt = train(run, policy or run.config.training.policy, progress.steps)
-    create_markdown_artifact(key="train-masked", markdown=training_markdown(receipt.policy, receipt.trained, receipt.metrics))
+    if receipt.trained:
+        inherit_announcement(run.config.warehouse_folder, read_from)
+    show_training(run, receipt)
     return receipt
+
+
+def join_training(config_path: str, overrides: Sequence[str] = (), policy: str | None = None) -> None:
+    """Take part in a training that another process leads: a rank behind the first, which neither writes nor talks to Prefect.
+
+    Args:
+        config_path: the configuration file.
+        overrides: `section.key=value` each.
+        policy: whose mask; `training.policy` when absent.
+    """
+    run = Run.begin("train_masked", load(Path(config_path), overrides))
+    training.train(run, policy or run.config.training.policy, lambda *_: None)

@@ -5,19 +5,22 @@ the training flow open releases and never wait.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
-from reports.summary import markdown
+from flows.artifacts import show_failure, show_run
+from flows.events import DATA_ALERT, announce_release, emit
 from tasks import stages
+from tasks.alerts import check_data
 from tasks.runs import Run
 from tasks.settings import Configuration, load
 from warehouse import runs
+from warehouse.alerts import DataAlertError
 from warehouse.connect import DATABASE, Warehouse, writer_lock
 from warehouse.release import NoReleaseError
 
@@ -58,37 +61,68 @@ def value_tokens(config_path: str, overrides: Sequence[str] = (), refresh_scorin
     run = Run.begin("value_tokens", load(Path(config_path), overrides))
     folder = run.config.warehouse_folder
     with writer_lock(folder, run.config.warehouse.lock_timeout_s, "value_tokens"), noted(run) as counts:
-        counts.update(_stages(run, refresh_scoring))
+        _stages(run, refresh_scoring, counts)
+        _check(run, counts)
     release_id, written = counts.pop("release")
-    create_markdown_artifact(key="value-tokens", markdown=markdown(counts), description="What this run did")
+    show_run(run, counts)
+    announce_release(folder)
     return ValueSummary(run.run_id, str(folder), release_id, written, counts)
 
 
-def _stages(run: Run, refresh_scoring: bool) -> dict[str, Any]:
-    data = run.config.data
+def _stages(run: Run, refresh_scoring: bool, counts: dict[str, Any]) -> None:
+    """Do the stages in order, and note in `counts` what each did and took."""
+    data, laps = run.config.data, _Laps(run, counts)
     train = stages.ingest(run, "train", data.train)
     validation = stages.ingest(run, "validation", data.validation)
+    laps.note("ingest", asdict(train))
     tokenized = stages.tokenize(run, train, data.train)
     stages.tokenize(run, validation, data.validation)
     if data.evaluation is not None:
         evaluation = stages.ingest(run, "evaluation", data.evaluation)
         stages.tokenize(run, evaluation, data.evaluation)
         stages.set_evaluation(run, validation.snapshot_id, evaluation.snapshot_id)
+    laps.note("tokenize", {"num_tokenized": tokenized.num_tokenized, **tokenized.counts})
     setup = stages.prepare_directions(run, train.snapshot_id, validation.snapshot_id, refresh_scoring)
-    scored = stages.score(run, setup, train.snapshot_id, tokenized.tokenization_id)
-    masks = [stages.mask(run, name) for name in sorted(run.config.policies())]
-    return {
-        "ingest": asdict(train),
-        "tokenize": {"num_tokenized": tokenized.num_tokenized, **tokenized.counts},
-        "directions": {
-            "num_made": setup.num_made,
-            "stability_is_zero": setup.stability_is_zero,
-            "stability_alignment": setup.described.get("stability_alignment"),
-            "coverage": setup.coverage,
-        },
-        "score": asdict(scored),
-        "masks": [asdict(m) for m in masks],
+    described = {
+        "num_made": setup.num_made,
+        "stability_is_zero": setup.stability_is_zero,
+        "stability_alignment": setup.described.get("stability_alignment"),
+        "coverage": setup.coverage,
     }
+    laps.note("directions", described)
+    laps.note("score", asdict(stages.score(run, setup, train.snapshot_id, tokenized.tokenization_id)))
+    laps.note("masks", [asdict(stages.mask(run, name)) for name in sorted(run.config.policies())])
+
+
+class _Laps:
+    """Notes what each stage did, and the seconds it took, as soon as it is done: a failed run tells how far it came."""
+
+    def __init__(self, run: Run, counts: dict[str, Any]) -> None:
+        self._run_id, self._counts, self._last = run.run_id, counts, time.monotonic()
+        counts["stage_seconds"] = {}
+
+    def note(self, stage: str, what: Any) -> None:
+        """Note a stage that has just ended."""
+        now = time.monotonic()
+        seconds = round(now - self._last, 3)
+        self._counts["stage_seconds"][stage] = seconds
+        self._counts[stage], self._last = what, now
+        logger.info("stage %s: %.1f s", stage, seconds, extra={"run_id": self._run_id, "stage": stage, "seconds": seconds, "counts": what})
+
+
+def _check(run: Run, counts: dict[str, Any]) -> None:
+    """Compare the data with the release before, and tell others when a figure is out of order.
+
+    Raises:
+        DataAlertError: a figure is above a limit whose action is `fail`.
+    """
+    try:
+        counts["alerts"] = check_data(run)
+    except DataAlertError as error:
+        emit(DATA_ALERT, run.config.warehouse_folder, {"run_id": run.run_id, "action": "fail", "message": str(error)})
+        raise
+    if counts["alerts"]:
+        emit(DATA_ALERT, run.config.warehouse_folder, {"run_id": run.run_id, "action": "warn", "alerts": counts["alerts"]})
 
 
 @flow(name="mask", persist_result=False)
@@ -115,7 +149,9 @@ def mask_tokens(config_path: str, overrides: Sequence[str] = (), policy: str | N
         run.config.policy_named(name)
     with writer_lock(folder, run.config.warehouse.lock_timeout_s, "mask"), noted(run) as counts:
         counts["masks"] = [asdict(stages.mask(run, name)) for name in names]
+        _check(run, counts)
     release_id, written = counts.pop("release")
+    announce_release(folder)
     return ValueSummary(run.run_id, str(folder), release_id, written, counts)
 
 
@@ -155,3 +191,5 @@ class noted:  # ruff: ignore[invalid-class-name] - used as a statement
             logger.warning("how this run ended could not be noted (%s); the next run marks it as interrupted", second)
         if error is None:
             self._counts["release"] = stages.release(self._run)
+        else:
+            show_failure(self._run, error, self._counts)

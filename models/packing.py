@@ -4,6 +4,7 @@ transformers would tell neighbours apart by a T × T mask over the whole row. He
 no wasted product, and the causal kernels stay in use.
 """
 
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,8 @@ PACKED = "alphatoken_packed"
 """Name under which the attention is registered with transformers."""
 
 
-class _Row:
-    """The row that is being computed: lengths of its sequences, and the mode that must know where each begins."""
+class _Row(threading.local):
+    """The row that this thread computes: lengths of its sequences, and the mode that must know where each begins."""
 
     lengths: Sequence[int] = ()
     mode: Tangents | None = None

@@ -34,10 +34,10 @@ class PreferenceSettings:
 
     Attributes:
         beta: β of DPO: how much a log-ratio counts. A pair's weight is ω = β σ(−s) at the scoring model (DESIGN 3.5).
-        loss: `token_weighted` (Eq. 14: ω from the full margin, the gradient from kept tokens), `dpo` (all tokens), or `masked_margin`
-            (the margin itself is that of the kept tokens, TRL's form).
-        label_smoothing: assumed share of pairs whose labels are swapped, in [0, 0.5).
-        length_normalization: divide each branch's sums by its number of response tokens.
+        loss: `token_weighted` (Eq. 14: ω from the full margin, the gradient from kept tokens), `dpo` (all tokens; needs a mask that keeps
+            them, such as `full`), or `masked_margin` (the margin itself is that of the kept tokens, TRL's form).
+        label_smoothing: assumed share ε of pairs whose labels are swapped, in [0, 0.5): −(1 − ε) log σ(s) − ε log σ(−s), so ω = β (σ(−s) − ε).
+        length_normalization: divide each branch's sums by its number of response tokens that have a loss, kept or not.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -61,9 +61,9 @@ class TrainingSettings:
         start: weights to start from: the reference, or the scoring model.
         epochs: passes over the data; ignored when max_steps is given.
         max_steps: optimizer steps.
-        batch_size: sequences per device and step of accumulation.
-        bucket_window: sequences, in shuffled order, among which those of like length share batches; 0 = none: batches of any lengths.
-        gradient_accumulation: batches per optimizer step; the loss is a mean over the kept tokens of all of them.
+        batch_size: sequences, or pairs, per device and step of accumulation.
+        bucket_window: sequences, or pairs, in shuffled order, among which those of like length share batches; 0 = none: batches of any lengths.
+        gradient_accumulation: batches per optimizer step; the loss is a mean over the kept tokens, or the pairs, of all of them.
         learning_rate: peak learning rate of AdamW.
         schedule: learning-rate schedule, a name that transformers knows.
         warmup_steps: steps of linear rise.
@@ -74,7 +74,7 @@ class TrainingSettings:
         output: folder of checkpoints; relative to the configuration file.
         lora: train adapters instead of all weights.
         report_to: trackers of transformers to report to; nothing by default.
-        evaluation_limit: sequences measured at most, of the evaluation set and of the retention text each.
+        evaluation_limit: sequences, or pairs, measured at most, of the evaluation set and of the retention text each.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

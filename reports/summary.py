@@ -37,6 +37,10 @@ def rows(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         bad = f"; {one['num_not_finite']:,} values not finite, stored as NULL" if one["num_not_finite"] else ""
         text = f"{one['num_tokens']:,} tokens of {one['num_sequences']:,} sequences scored in {one['seconds']:.1f} s{rate}{bad}"
         lines.append(("score", text))
+    lines.extend(
+        ("data alert", f"{one['rule']} of {one['what']} is {one['figure']:g}, limit {one['limit']:g} ({one['detail']})")
+        for one in counts.get("alerts", [])
+    )
     for one in counts.get("masks", []):
         share = one["num_kept"] / one["num_tokens"] if one["num_tokens"] else 0.0
         state = "written" if one["written"] else "unchanged"
@@ -55,6 +59,21 @@ def alignment_text(alignment: Mapping[str, Any]) -> str:
 def markdown(counts: Mapping[str, Any]) -> str:
     """Write a run's summary as a markdown table."""
     return "| stage | what was done |\n|---|---|\n" + "\n".join(f"| {stage} | {text} |" for stage, text in rows(counts))
+
+
+def failure_markdown(flow: str, error: BaseException, counts: Mapping[str, Any]) -> str:
+    """Say why a run failed, how far it came, and what to do."""
+    done = rows(counts)
+    table = (
+        "| stage | what was done |\n|---|---|\n" + "\n".join(f"| {stage} | {text} |" for stage, text in done)
+        if done
+        else "No stage was finished."
+    )
+    return (
+        f"**{flow} failed:** {type(error).__name__}: {error}\n\n{table}\n\n"
+        "What was committed stays, and finished parts of the scoring are kept: correct the cause and run again (in the interface: Retry or "
+        "Quick run); the run goes on where this one stopped. Readers and trainings have the release before it meanwhile."
+    )
 
 
 def training_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -1,28 +1,26 @@
 """Scoring the sequences that lack values: plan, run, write parts, commit shards; a killed run goes on from its last part."""
 
+import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 
-from tasks.adapters import load_scoring
 from tasks.directions import ScoringSetup
 from tasks.parts import Plan, finished_parts, make_plan, open_plans, read_part, write_part
 from tasks.runs import Run
+from tasks.score_parts import OutOfMemoryInBatchError, content_of, fetch_content, load_scorer, pinned_threads, score_part
 from warehouse.connect import Warehouse
-from warehouse.write import PART_SCHEMAS, ValueIdentities, commit_shard
+from warehouse.write import ValueIdentities, commit_shard
 
 if TYPE_CHECKING:
-    from models.propagation import PropagationScorer
-    from models.scoring import Scorer, SequenceValues
-
-    AnyScorer = Scorer | PropagationScorer
+    from tasks.score_parts import AnyScorer
 
 logger = logging.getLogger("alphatoken")
 
@@ -33,10 +31,6 @@ _GROUPS_OF_MODEL = {"reference": ("ref_signals",), "scoring": ("adapt", "stab", 
 
 Report = Callable[[int, int], None]
 """Called with (tokens done, all)."""
-
-
-class OutOfMemoryInBatchError(RuntimeError):
-    """A batch did not fit; smaller ones may."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +127,18 @@ def _score_group(
     """Score sequences that lack the same groups with one model, halving the batches while memory runs out."""
     from models.batches import plan_batches
 
-    scorer = _load(run, setup, model, groups)
+    shared = run.config.workers.is_shared
+    scorer = None if shared else _load(run, setup, model, groups)
     budget = run.config.scoring.batch_tokens
     while lengths:
         plan = next((p for p in open_plans(work) if p.groups == groups and _remaining(p) == set(lengths)), None)
         if plan is None:
             plan = make_plan(work, model, groups, plan_batches(lengths.items(), budget), lengths, run.config.scoring.part_tokens)
         try:
-            _run_plan(warehouse, run, plan, scorer, lengths, state)
+            if scorer is None:
+                _share_plan(warehouse, run, setup, plan, state)
+            else:
+                _run_plan(warehouse, run, plan, scorer, state)
             lengths = {}
         except OutOfMemoryInBatchError as error:
             salvage(warehouse, plan, run.run_id, keep_plan=False)
@@ -154,21 +152,44 @@ def _score_group(
 
 
 def _remaining(plan: Plan) -> set[str]:
-    """Return the sequences of a plan's parts that are not finished (the marker file counts those committed)."""
-    return plan.sequence_ids(_num_committed(plan))
+    """Return the sequences of a plan's parts that are not committed."""
+    committed = _committed(plan)
+    return {s for number, part in enumerate(plan.parts) if number not in committed for batch in part for s in batch}
 
 
-def _num_committed(plan: Plan) -> int:
+def _committed(plan: Plan) -> set[int]:
+    """Return the numbers of the parts that are committed: workers finish them in any order."""
     marker = plan.folder / "committed"
-    return int(marker.read_text()) if marker.is_file() else 0
+    return set(json.loads(marker.read_text())) if marker.is_file() else set()
 
 
-def _run_plan(warehouse: Warehouse, run: Run, plan: Plan, scorer: "AnyScorer", lengths: Mapping[str, int], state: _Progress) -> None:
+def _run_plan(warehouse: Warehouse, run: Run, plan: Plan, scorer: "AnyScorer", state: _Progress) -> None:
+    """Score the parts of a plan one after the other, in this process."""
     waiting = 0
-    for number in range(_num_committed(plan), len(plan.parts)):
-        rows = _score_part(warehouse, plan.parts[number], plan.model, plan.groups, scorer, lengths, state)
-        write_part(plan, number, rows)
-        waiting += rows.num_rows
+    committed = _committed(plan)
+    with pinned_threads(run.config.workers.torch_threads):
+        for number in (n for n in range(len(plan.parts)) if n not in committed):
+            content = fetch_content(warehouse, [s for batch in plan.parts[number] for s in batch])
+            rows = score_part(plan.parts[number], plan.model, scorer, content_of(content), state.add)
+            write_part(plan, number, rows)
+            waiting += rows.num_rows
+            if waiting >= _SHARD_SEQUENCES:
+                salvage(warehouse, plan, run.run_id)
+                waiting = 0
+    salvage(warehouse, plan, run.run_id, keep_plan=False)
+
+
+def _share_plan(warehouse: Warehouse, run: Run, setup: ScoringSetup, plan: Plan, state: _Progress) -> None:
+    """Let workers score the parts of a plan; this process alone commits what they finish."""
+    from tasks.runners import share
+
+    waiting = 0
+    salvage(warehouse, plan, run.run_id)
+    committed = _committed(plan)
+    todo = [number for number in range(len(plan.parts)) if number not in committed]
+    for receipt in share(run.config, setup, plan, todo, lambda ids: fetch_content(warehouse, ids)):
+        state.add(receipt.num_tokens, receipt.num_not_finite)
+        waiting += receipt.num_sequences
         if waiting >= _SHARD_SEQUENCES:
             salvage(warehouse, plan, run.run_id)
             waiting = 0
@@ -178,7 +199,7 @@ def _run_plan(warehouse: Warehouse, run: Run, plan: Plan, scorer: "AnyScorer", l
 def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = True) -> None:
     """Commit the finished parts of a plan as one shard, then remove their files.
 
-    Rows are committed before the count of committed parts is written and the files go, so being killed anywhere in between only
+    Rows are committed before the numbers of the committed parts are written and the files go, so being killed anywhere in between only
     means that a later run finds rows which are there already.
 
     Args:
@@ -187,14 +208,15 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
         run_id: the run.
         keep_plan: leave the plan for the parts to come.
     """
-    marked = _num_committed(plan)
-    for _, path in (part for part in finished_parts(plan) if part[0] < marked):
+    committed = _committed(plan)
+    finished = list(finished_parts(plan))
+    for path in (path for number, path in finished if number in committed):
         path.unlink()  # committed by a run that was killed before it could remove it
-    parts = list(finished_parts(plan))
+    parts = [(number, path) for number, path in finished if number not in committed]
     if parts:
         commit_shard(warehouse, plan.groups, pa.concat_tables([read_part(path) for _, path in parts]), run_id)
         marker = plan.folder / ".committed.partial"
-        marker.write_text(str(parts[-1][0] + 1))
+        marker.write_text(json.dumps(sorted(committed | {number for number, _ in parts})))
         marker.replace(plan.folder / "committed")
         for _, path in parts:
             path.unlink()
@@ -203,86 +225,4 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
 
 
 def _load(run: Run, setup: ScoringSetup, model: str, groups: Mapping[str, str]) -> "AnyScorer":
-    from models.directions import content_digest, load_tensors
-    from models.lowrank import unflatten
-    from models.propagation import PropagationScorer
-    from models.reference import DTYPES, load_model, resolve_device
-    from models.scoring import Scorer
-
-    device, dtype = resolve_device(run.config.model.device), DTYPES[run.config.scoring.dtype]
-    files = {"adapt": setup.adapt, "stab": setup.stab}
-    directions = {name: load_tensors(files[name]) for name in groups if name in files}
-    for name, tensors in directions.items():
-        if content_digest(tensors) != setup.described[name]["digest"]:
-            raise ValueError(
-                f"{files[name]} is not the direction that was pinned: it was changed or damaged; remake it with --refresh-scoring"
-            )
-    settings = run.config.scoring
-    if model == "reference":
-        return Scorer(load_model(setup.reference, device, dtype), {}, packing=settings.packing)
-    loaded = load_scoring(setup.reference, setup.scoring, device, dtype)
-    if settings.estimator == "value_propagation":
-        return PropagationScorer(loaded, directions, settings.propagation)
-    forms = {name: unflatten(tensors) for name, tensors in directions.items()}
-    signals = settings.signals if "signals" in groups else ()
-    return Scorer(loaded, forms, signals, packing=settings.packing, activation_checkpointing=settings.activation_checkpointing)
-
-
-def _score_part(
-    warehouse: Warehouse,
-    batches: list[list[str]],
-    model: str,
-    groups: Mapping[str, str],
-    scorer: "AnyScorer",
-    lengths: Mapping[str, int],
-    state: _Progress,
-) -> pa.Table:
-    """Score the batches of a part.
-
-    Returns:
-        rows of the part, in plan order.
-
-    Raises:
-        OutOfMemoryInBatchError: a batch did not fit.
-        RuntimeError: any other fault of the pass, as it came.
-        MemoryError: (only inside; it leaves as OutOfMemoryInBatchError).
-    """
-    wanted = pa.table({"sequence_id": [s for batch in batches for s in batch]})
-    fetched = warehouse.join("values/fetch_sequences", wanted)
-    content = {s: (ids, positions, weight) for s, ids, positions, weight in fetched}
-    rows = []
-    for batch in batches:
-        try:
-            values = scorer.score([content[s][0] for s in batch], [content[s][1] for s in batch])
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise OutOfMemoryInBatchError(str(error).splitlines()[0]) from error
-        rows += [_row(s, v.weighted(content[s][2])) for s, v in zip(batch, values, strict=True)]
-        for s, v in zip(batch, values, strict=True):
-            if v.num_not_finite:
-                logger.warning("sequence %s has %d values that are not finite; they are stored as NULL", s, v.num_not_finite)
-        state.add(sum(lengths[s] for s in batch), sum(v.num_not_finite for v in values))
-    return pa.Table.from_pylist(rows, schema=PART_SCHEMAS[model])
-
-
-def _row(sequence_id: str, values: "SequenceValues") -> dict[str, Any]:
-    row: dict[str, Any] = {"sequence_id": sequence_id, "loss": _nullable(values.loss), "entropy": _nullable(values.entropy)}
-    row |= {name: _nullable(signal) for name, signal in values.signals.items()}
-    for name in values.direct:
-        row[f"{name}_direct"], row[f"{name}_causal"] = _nullable(values.direct[name]), _nullable(values.causal[name])
-        context = values.prompt_context[name]
-        row[f"{name}_prompt_context"] = context if context == context and abs(context) != float("inf") else None
-    return row
-
-
-def _nullable(values: Any) -> pa.Array:
-    """Turn an array with NaN for missing into a list with NULL."""
-    return pa.array(values, from_pandas=True).to_pylist()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    text = str(error)
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return load_scorer(run.config, setup, model, groups)

@@ -16,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from models.chat import TokenizeSettings
 from models.settings import ModelSettings, ScoringSettings
 from models.training_settings import PreferenceSettings, TrainingSettings
+from tasks.operations import ScheduleSettings, WorkerSettings
+from warehouse.alert_settings import AlertSettings
 from warehouse.ingest import SourceSettings
 from warehouse.policies import BUILT_IN, PolicySettings
 from warehouse.settings import WarehouseSettings
@@ -59,6 +61,9 @@ class Configuration:
         training: training on a mask.
         preference: preference optimization, for pairs of responses.
         warehouse: the store.
+        alerts: figures of the data that are watched.
+        schedule: when runs start.
+        workers: who shares the scoring.
         base: folder that relative paths start from: that of the configuration file.
     """
 
@@ -71,6 +76,9 @@ class Configuration:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
     warehouse: WarehouseSettings = field(default_factory=WarehouseSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
     base: Path = Path()
 
     @property

@@ -11,10 +11,12 @@ from typing import Any
 from tasks import identities
 from tasks.adapters import load_start
 from tasks.measures import Measure
+from tasks.ranks import leave, rank, take_device, world_size
 from tasks.runs import Run
 from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
 from warehouse.connect import writer_lock
+from warehouse.holds import held
 from warehouse.queries import Queries
 from warehouse.release import Release, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
@@ -46,7 +48,7 @@ class TrainingReceipt:
 
 
 def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> TrainingReceipt:
-    """Fine-tune on the mask of a policy, from the current release.
+    """Fine-tune on the mask of a policy, from the current release; of several processes each takes its share of every batch.
 
     Args:
         run: the run.
@@ -59,6 +61,7 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
     Raises:
         ValueError: the release does not fit the configuration, or the mask not the loss.
     """
+    take_device(run.config.model)
     with opened(run.config.warehouse_folder) as (con, release):
         plan = plan_training(run, Queries(con), policy)
         if plan.done is not None:
@@ -71,6 +74,8 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
             batch_size=settings.batch_size,
             bucket_window=settings.bucket_window,
             seed=settings.seed,
+            rank=rank(),
+            world_size=world_size(),
             release_folder=release.folder,
         )
         if stream.has_pairs and run.config.preference.loss == "dpo" and not stream.keeps_every_token:
@@ -79,7 +84,9 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
                 "them; train with `--policy full`, or set preference.loss to token_weighted or masked_margin"
             )
         checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
-        note_training(run, plan, policy, release, checkpoint, metrics_at)
+        if rank() == 0:
+            note_training(run, plan, policy, release, checkpoint, metrics_at)
+        leave()
     final = {f"{name}_before": value for (step, name), value in metrics_at.items() if step == 0}
     final |= {name: value for (step, name), value in metrics_at.items() if step > 0 and (name == "train_seconds" or name[:6] != "train_")}
     return TrainingReceipt(plan.training_id, policy, str(checkpoint), True, final)
@@ -92,6 +99,9 @@ def _fit(
 
     Returns:
         (folder of the trained model, value of each (step, metric)).
+
+    Raises:
+        ValueError: the processes were launched with FSDP.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -114,6 +124,10 @@ def _fit(
         model = with_lora(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules, seed=settings.seed)
     arguments = training_arguments(run, folder / "checkpoints", steps)
     trainer = _trainer(run, stream, model, arguments, progress_callback(f"training ({policy})", report))
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            "FSDP is not supported: the trained weights would be saved in pieces; launch with data parallelism alone (docs/scale.md)"
+        )
     trainer.remove_callback(PrinterCallback)  # the log goes to training_metrics, not to the terminal
     last = last_checkpoint(folder / "checkpoints")
     if last is not None:
@@ -214,3 +228,5 @@ def note_training(
             )  # fmt: skip
             runs.finish(warehouse, run.run_id, "completed", {"steps": max(step for step, _ in metrics)}, None)
         write_release(config.warehouse_folder, config.warehouse.keep_releases)
+    if (reason := held(config.warehouse_folder)) is not None:
+        logger.warning("the training is noted and comes with the next release, which a data alert keeps back: %s", reason)

@@ -12,6 +12,7 @@ from models.adapter_files import is_adapter
 from models.files import resolve_folder
 from models.settings import CODE_VERSIONS
 from tasks import identities
+from tasks.ranks import world_size
 from tasks.runs import Run
 from tasks.settings import Configuration
 from warehouse.digests import digest
@@ -95,6 +96,8 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
     }
     if evaluates_pairs or release.one("training/count_pairs", mask_id=mask_id) != (0,):
         described["preference"] = dataclasses.asdict(config.preference) | {"code_version": CODE_VERSIONS["preference"]}
+    if world_size() > 1:  # a batch is then so many times as large
+        described["world_size"] = world_size()
     training_id = digest("train", described)
     row = release.one("training/get_training", training_id=training_id)
     done = config.base / row[0] if row is not None and (config.base / row[0] / "config.json").is_file() else None
@@ -127,7 +130,8 @@ def current_mask(config: Configuration, pointers: Mapping[str, str], policy: str
     if mask_id is None:
         known = sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))
         raise ValueError(f"the release has no mask of policy {policy!r}, only {known}; run `alphatoken mask CONFIG --policy {policy}`")
-    if mask_id != mask_identity(settings, pointers["scoring"], pointers["snapshot"]):
+    betas = (None, config.preference.beta)  # of plain responses, of pairs: a snapshot is of one kind, so one of the two identities exists
+    if mask_id not in {mask_identity(settings, pointers["scoring"], pointers["snapshot"], beta) for beta in betas}:
         raise ValueError(
             f"the release's mask of policy {policy!r} was made with other settings, values or data than the present ones; "
             f"run `alphatoken mask CONFIG --policy {policy}`"

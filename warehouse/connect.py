@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Generator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 
 from warehouse import faults, migrate
 from warehouse.faults import DATABASE as DATABASE
@@ -85,6 +87,21 @@ class Warehouse(Queries):
         self.con.close()
 
     @contextmanager
+    def scratch(self, name: str) -> Generator[Path]:
+        """Give an empty folder beside what DuckDB spills; what a killed process left in it goes, and in the end all of it.
+
+        Yields:
+            the folder.
+        """
+        path = self.folder / "temp" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+
+    @contextmanager
     def transaction(self) -> Generator[None]:
         """Everything in the block is committed together, or nothing is."""
         self.con.execute("BEGIN")
@@ -109,6 +126,11 @@ class Warehouse(Queries):
         with self._incoming(incoming):
             rows: list[tuple[Any, ...]] = self.run(name, **parameters).fetchall()
         return rows
+
+    def join_frame(self, name: str, incoming: object, /, **parameters: Any) -> pl.DataFrame:
+        """Execute an SQL file that reads the table `incoming`, and fetch its rows as a frame."""
+        with self._incoming(incoming):
+            return self.frame(name, **parameters)
 
     @contextmanager
     def _incoming(self, table: object) -> Generator[None]:

@@ -23,6 +23,7 @@ import duckdb
 from warehouse import faults
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.digests import digest
+from warehouse.holds import held
 from warehouse.migrate import check_version
 
 _FICLONE = 0x40049409
@@ -156,7 +157,7 @@ def _read(folder: Path) -> Release:
 def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
     """Copy the closed, checkpointed warehouse to a new release and make it current.
 
-    Call it while holding the writer's lock, with no connection open.
+    Call it while holding the writer's lock, with no connection open. While the state is held back by a data alert, nothing is written.
 
     Args:
         folder: the warehouse's folder.
@@ -171,6 +172,8 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
         pointer = releases / "CURRENT"
         there = (releases / release_id / "manifest.json").is_file()
         if there and pointer.is_file() and pointer.read_text().strip() == release_id:
+            return current_release(folder), False
+        if pointer.is_file() and held(folder) is not None:
             return current_release(folder), False
         warehouse.con.execute("CHECKPOINT")
     releases.mkdir(exist_ok=True)
@@ -189,6 +192,12 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
     _sync_folder(releases)
     prune_releases(folder, keep)
     return current_release(folder), True
+
+
+def is_released(warehouse: Warehouse) -> bool:
+    """Tell whether the current release has everything that an open warehouse has."""
+    pointer = warehouse.folder / "releases" / "CURRENT"
+    return pointer.is_file() and pointer.read_text().strip() == _identity(warehouse)
 
 
 def _identity(warehouse: Warehouse) -> str:

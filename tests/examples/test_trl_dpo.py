@@ -4,12 +4,13 @@ Models are of float64, but TRL's language-model head computes log-probabilities 
 """
 
 import importlib.util
+import re
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -19,7 +20,8 @@ from tests.models.pair_batches import batch_of, make_pairs, reference_of
 from tests.reference.families import make
 from tests.warehouse.test_characters import byte_level
 
-RECIPE = Path(__file__).parents[2] / "examples" / "trl_dpo.py"
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "examples" / "trl_dpo.py"
 BETA = 0.3
 
 
@@ -164,3 +166,23 @@ def test_stored_log_probabilities_are_those_of_trls_reference(tmp_path, tokenize
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     fresh = reference_log_probs(reference, batch["input_ids"], batch["attention_mask"], labels).sum(-1)
     assert torch.allclose(torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).double(), fresh, rtol=1e-6)
+
+
+def test_the_document_runs_as_it_is_printed(tmp_path, tokenizer, reference, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "trl.md").read_text(), flags=re.S)
+    monkeypatch.syspath_prepend(str(RECIPE.parent))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").mkdir()
+    datasets.Dataset.from_list(rows_of(make_pairs(4, 6), reference)).to_parquet(str(tmp_path / "pairs" / "train.parquet"))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    more = {"max_steps": 2, "bf16": False, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False, "save_strategy": "no"}
+    told = {"MODEL": str(tmp_path / "model"), "MORE": more}
+    exec(block, told)
+    assert told["trainer"].state.global_step == 2
+    assert told["trainer"].ref_model is None
+    trained = told["trainer"].model.state_dict()
+    assert any(not torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())

@@ -196,18 +196,19 @@ def unplug(replace: Any) -> None:
     """Replace every flow and task by its function, and artifacts by nothing; `replace(module, name, value)` does it."""
     from prefect import Flow, Task
 
+    import flows.artifacts
     import flows.prune
     import flows.self_test
     import flows.train_masked
     import flows.value_tokens
-    from tasks import pruning, stages
+    from tasks import alerts, pruning, stages
 
-    for module in (stages, pruning, flows.prune, flows.self_test, flows.train_masked, flows.value_tokens):
+    for module in (alerts, stages, pruning, flows.prune, flows.self_test, flows.train_masked, flows.value_tokens):
         for name, found in list(vars(module).items()):
             if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)
     for module, name in (
-        (flows.value_tokens, "create_markdown_artifact"), (flows.train_masked, "create_markdown_artifact"),
-        (stages, "create_progress_artifact"), (stages, "update_progress_artifact"),
+        (flows.artifacts, "create_markdown_artifact"), (flows.artifacts, "create_table_artifact"), (flows.artifacts, "create_link_artifact"),
+        (alerts, "create_table_artifact"), (stages, "create_progress_artifact"), (stages, "update_progress_artifact"),
     ):  # fmt: skip
         replace(module, name, lambda *_, **__: None)

@@ -185,7 +185,7 @@ def test_optional_signals_are_asked_of_the_scoring_model_when_its_signals_are_wa
 
 
 def test_optional_signals_are_stored_beside_the_others_and_null_where_not_asked_for(tmp_path):
-    from tasks import scoring
+    from tasks import score_parts
     from warehouse.connect import Warehouse
     from warehouse.write import PART_SCHEMAS, commit_shard
 
@@ -194,7 +194,7 @@ def test_optional_signals_are_stored_beside_the_others_and_null_where_not_asked_
         floats = np.array([np.nan, 1.0], np.float32)
         return SimpleNamespace(loss=floats, entropy=floats, direct={}, causal={}, prompt_context={}, signals=lists)
 
-    rows = [scoring._row("a", values(margin=[np.nan, -0.5], grad_norm=[np.nan, 2.0])), scoring._row("b", values())]
+    rows = [score_parts._row("a", values(margin=[np.nan, -0.5], grad_norm=[np.nan, 2.0])), score_parts._row("b", values())]
     with Warehouse(tmp_path / "wh") as warehouse:
         commit_shard(warehouse, {"signals": "G"}, pa.Table.from_pylist(rows, schema=PART_SCHEMAS["scoring"]), "run")
         commit_shard(warehouse, {"ref_signals": "R"}, pa.Table.from_pylist(rows[1:], schema=PART_SCHEMAS["reference"]), "run")

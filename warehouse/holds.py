@@ -1,0 +1,23 @@
+"""Keeping releases back: a data alert that fails a run leaves a file with its reason; a run that finds the data in order removes it."""
+
+from pathlib import Path
+
+_HELD = "held"
+
+
+def hold(folder: Path, reason: str) -> None:
+    """Keep further releases of a warehouse back until `unhold`."""
+    partial = folder / f".{_HELD}.partial"
+    partial.write_text(reason, encoding="utf-8")
+    partial.replace(folder / _HELD)
+
+
+def unhold(folder: Path) -> None:
+    """Let releases be written again."""
+    (folder / _HELD).unlink(missing_ok=True)
+
+
+def held(folder: Path) -> str | None:
+    """Return why releases are kept back; None where they are not."""
+    path = folder / _HELD
+    return path.read_text(encoding="utf-8") if path.is_file() else None
