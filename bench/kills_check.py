@@ -30,6 +30,21 @@ _COMPARED = {
 """Columns of the record tables that must be those of an undisturbed run; times and runs are not."""
 
 
+_MASK_ROWS = """
+SELECT kept.sequence_id, len(kept.keep)
+FROM record.mask_rows AS kept
+WHERE kept.mask_id = $1 AND kept.sequence_id IN (
+    SELECT links.sequence_id
+    FROM record.masks AS masks
+    JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
+    JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id
+    JOIN record.example_sequences AS links ON links.example_id = members.example_id AND links.tokenization_id = scorings.tokenization_id
+    WHERE masks.mask_id = $1
+)
+"""
+"""What a mask keeps of its own snapshot; masks of several snapshots may share rows."""
+
+
 def rows_of(folder: Path) -> dict[str, str]:
     """Digest every table of the live file and of the current release, and the artefacts' files."""
     current = folder / "releases" / (folder / "releases" / "CURRENT").read_text() / DATABASE
@@ -118,7 +133,7 @@ def _values(con: duckdb.DuckDBPyConnection, lengths: dict[str, int]) -> Counter[
     """Count the rows of each (identity, sequence), after a look at their lists."""
     rows = con.execute(
         "SELECT values_id, sequence_id, len(direct), len(causal) FROM record.direction_values "
-        "UNION ALL SELECT signals_id, sequence_id, len(loss), len(entropy) FROM record.signal_values"
+        "UNION ALL SELECT signals_id, sequence_id, len(loss), coalesce(len(entropy), len(loss)) FROM record.signal_values"
     ).fetchall()
     for values_id, sequence_id, one, other in rows:
         assert one == other == lengths.get(sequence_id), f"values {values_id} of {sequence_id} are not whole"
@@ -157,7 +172,7 @@ def _check_scored(_: Any, identity: str, num_rows: int, meant: Any, __: Any, val
 
 
 def _check_mask(con: Any, identity: str, num_rows: int, _: Any, lengths: dict[str, int], __: Any) -> set[Any]:
-    rows = con.execute("SELECT sequence_id, len(keep) FROM record.mask_values WHERE mask_id = ?", [identity]).fetchall()
+    rows = con.execute(_MASK_ROWS, [identity]).fetchall()
     assert len(rows) == num_rows, f"mask {identity}: {len(rows)} of {num_rows} rows are there"
     assert all(length == lengths.get(sequence_id) for sequence_id, length in rows), f"mask {identity} is not whole"
     assert con.execute("SELECT count(*) FROM record.masks WHERE mask_id = ?", [identity]).fetchall() == [(1,)]

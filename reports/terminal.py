@@ -126,8 +126,11 @@ def print_status(
     console.print(Text(head, style="bold"))
     if warning is not None:
         console.print(Text(f"WARNING {warning}", style="bold red"))
-    for title in ("snapshots", "scorings", "masks", "runs", "bad rows"):
-        frame = reader.frame(f"report/status_{title.replace(' ', '_')}")
+    for title, query in (
+        ("snapshots", "report/status_snapshots"), ("scorings", "report/status_scorings"), ("masks", "report/status_masks"),
+        ("runs", "report/status_runs"), ("bad rows", "report/status_bad_rows"),
+    ):  # fmt: skip
+        frame = reader.frame(query)
         console.print(Text(title if len(frame) else f"{title}: none", style="bold"))
         if len(frame):
             _print_overview(frame)
