@@ -61,7 +61,9 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
         when = [warehouse.con.execute(f"SELECT {WHEN} + INTERVAL {n} DAY").fetchall()[0][0] for n in range(3)]
         insert("vocabulary", [("v", number, token) for number, token in enumerate(VOCABULARY)])
         insert("tokenizations", [("tok", "v", "{}", "run", when[0])])
-        insert("snapshots", [("snap", "train", "preference" if len(branches) > 1 else "sft", num_examples, num_examples, 0, "run", when[0])])
+        insert(
+            "snapshots", [("snap", "train", "preference" if len(branches) > 1 else "sft", num_examples, num_examples, 0, "run", when[0])]
+        )
         insert(
             "scorings",
             [
@@ -114,7 +116,13 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
             insert("training_metrics", [(training, *point) for point in curve])
         insert(
             "pointers",
-            [("snapshot", "snap"), ("tokenization", "tok"), ("scoring", "new"), ("beta", "2.0"), *((f"mask:{name}", mask) for name, mask, _ in names)],
+            [
+                ("snapshot", "snap"),
+                ("tokenization", "tok"),
+                ("scoring", "new"),
+                ("beta", "2.0"),
+                *((f"mask:{name}", mask) for name, mask, _ in names),
+            ],
         )
         for table, rows in waiting.items():
             places = ", ".join("(" + ", ".join("?" for _ in row) + ")" for row in rows)
