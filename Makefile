@@ -17,6 +17,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m bench.scoring
+	$(BIN)/python -m bench.warehouse
 
 # Debian's Python may lack ensurepip (package python3-venv): then the machine's own pip brings pip into the environment.
 .venv/ready: pyproject.toml constraints.txt

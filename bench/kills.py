@@ -143,7 +143,8 @@ def _run(here: Path, job: int, num_examples: int, after_s: float | None) -> str 
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGKILL and not said:
         return stage.read_text().strip()
-    assert code in (0, -signal.SIGKILL) and not json.loads(said)[1], f"the job {JOBS[job]!r} failed: {said}"
+    assert code in (0, -signal.SIGKILL), f"the job {JOBS[job]!r} ended with {code}"  # killed after it had said how it went, or not at all
+    assert not json.loads(said)[1], f"the job {JOBS[job]!r} failed: {said}"
     return None
 
 
@@ -268,7 +269,8 @@ class _Scorer:
 def _value(run: Any, job: int, num_examples: int) -> None:
     """Ingest, tokenize, make directions, score, mask: as the flow does, in the same order and by the same functions."""
     from tasks import scoring
-    from tasks.directions import Artifacts, ScoringSetup
+    from tasks.artifacts import Artifacts
+    from tasks.directions import ScoringSetup
     from warehouse.ingest import read_examples
     from warehouse.policies import write_mask
     from warehouse.write import ValueIdentities, write_scoring, write_snapshot

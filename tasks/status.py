@@ -13,6 +13,7 @@ from tasks.retention import alignment_texts
 from tasks.settings import Configuration
 from warehouse import policies
 from warehouse.ingest import SourceSettings, TooManyRejectedRows, read_examples
+from warehouse.preferences import Kind
 from warehouse.read import Reader
 from warehouse.write import ValueIdentities, snapshot_identity
 
@@ -26,11 +27,12 @@ _TO_BE_MADE = "to be made"
 
 @dataclass(frozen=True)
 class _Data:
-    """A data set as its files are now: identity of the snapshot it would make, and its examples."""
+    """A data set as its files are now: identity of the snapshot it would make, its examples and what they are."""
 
     snapshot_id: str
     example_ids: list[str]
     num_rejected: int
+    kind: Kind
 
 
 def plan(config: Configuration, reader: Reader) -> list[Line]:
@@ -60,7 +62,8 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
     new = [e for e in fresh if e in set(train.example_ids)]
     lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
-    lines.extend(_masks(config, reader, train.snapshot_id, ids.scoring_id(how.tokenization_id)))
+    beta = config.preference.beta if train.kind == "preference" else None
+    lines.extend(_masks(config, reader, train.snapshot_id, ids.scoring_id(how.tokenization_id), beta))
     return lines
 
 
@@ -69,7 +72,7 @@ def _read(config: Configuration, settings: SourceSettings) -> _Data:
         ingested = read_examples(settings, config.base)
     except TooManyRejectedRows as error:
         ingested = error.ingested
-    return _Data(snapshot_identity(ingested), ingested.examples["example_id"].to_list(), len(ingested.rejected))
+    return _Data(snapshot_identity(ingested), ingested.examples["example_id"].to_list(), len(ingested.rejected), ingested.kind)
 
 
 def _directions(
@@ -158,10 +161,10 @@ def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_n
     return f"sequences lacking values: {', '.join(parts)}; about {total:,} tokens{cost}"
 
 
-def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str) -> list[Line]:
+def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str, beta: float | None) -> list[Line]:
     lines = []
     for name, settings in sorted(config.policies().items()):
-        there = reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id)
+        there = reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id, beta)
         lines.append((f"mask {name}", "unchanged" if there else "to be written"))
     return lines
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Generator
@@ -83,6 +84,21 @@ class Warehouse(Queries):
 
     def __exit__(self, *_: object) -> None:
         self.con.close()
+
+    @contextmanager
+    def scratch(self, name: str) -> Generator[Path]:
+        """Give an empty folder beside what DuckDB spills; what a killed process left in it goes, and in the end all of it.
+
+        Yields:
+            the folder.
+        """
+        path = self.folder / "temp" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -182,6 +198,9 @@ def writer_lock(folder: Path, timeout_s: float, purpose: str) -> Generator[None]
     Raises:
         PermissionError: the folder cannot be written.
         WarehouseBusyError: the lock was not free in time; the message names the holder.
+        DiskFullError: the block found no room.
+        DamagedDatabaseError: the block found the live file damaged.
+        OSError: the lock's file cannot be written.
     """
     _require_writable(folder)
     path = folder / "writer.lock"

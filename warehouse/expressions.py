@@ -20,6 +20,13 @@ from typing import Any, NoReturn
 
 import duckdb
 
+CLOSED: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+"""Options of a database in memory that expressions are parsed and evaluated in: no files, no extensions."""
+
 FUNCTIONS = frozenset({
     "+", "-", "*", "/", "%", "**", "^",
     "abs", "ceil", "exp", "floor", "greatest", "if", "isfinite", "isnan", "least", "ln", "log10", "log2", "nullif", "pow", "round", "sign",
@@ -69,8 +76,7 @@ def check_expression(text: str, known: tuple[str, ...]) -> Expression:
     Raises:
         ValueError: it is not one, does more than compute a number of known columns, or reads none.
     """
-    options = {"enable_external_access": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    with duckdb.connect(config=options) as con:
+    with duckdb.connect(config=CLOSED) as con:
         (serialized,) = con.execute("SELECT json_serialize_sql('SELECT ' || $text)", {"text": text}).fetchall()[0]
         parsed = json.loads(serialized)
         columns = set()

@@ -49,6 +49,8 @@ def writing(folder: Path) -> Generator[None]:
     Raises:
         DiskFullError: there is no room left.
         DamagedDatabaseError: the live file is damaged.
+        Error: another fault of DuckDB, as it came.
+        OSError: another fault of the system, as it came.
     """
     try:
         yield
@@ -90,6 +92,7 @@ def reading(release_id: str, folder: Path) -> Generator[None]:
 
     Raises:
         DamagedDatabaseError: its file is damaged.
+        Error: another fault of DuckDB, as it came.
     """
     try:
         yield

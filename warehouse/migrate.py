@@ -11,7 +11,7 @@ from warehouse import sql
 SCHEMA_VERSION = 3
 
 VIEWS = (
-    "current_sequences", "pairs", "pairs_all", "sequence_weights", "value_lists", "value_lists_all", "examples", "sequences", "snapshots", "token_values", "token_values_all",
+    "current_sequences", "mask_rows", "pairs", "pairs_all", "sequence_weights", "value_lists", "value_lists_all", "examples", "sequences", "snapshots", "token_values", "token_values_all",
     "token_masks", "example_values", "scorings", "masks", "runs", "rejected_rows", "trainings", "training_metrics",
 )  # fmt: skip
 """Files of sql/views, in an order in which each finds what it reads."""

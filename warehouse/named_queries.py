@@ -9,6 +9,10 @@ from warehouse import sql
 from warehouse.queries import Queries
 
 _FOLDER = "queries"
+
+BRANCHES = ("all", "sft", "chosen", "rejected")
+"""What a parameter `branch` may be."""
+
 _PARAMETER = re.compile(r"\$(\w+)(?: = (\S*))?: (.+)")
 
 
@@ -109,6 +113,8 @@ def bind(queries: Queries, query: NamedQuery, given: Mapping[str, Any]) -> dict[
             _check_policy(queries, str(value))
         elif key.startswith("scoring"):
             values[key] = _scoring(queries, str(value))
+        elif key == "branch" and value not in BRANCHES:
+            raise ValueError(f"there is no branch {value!r}; there are: {', '.join(BRANCHES)}")
     return values
 
 

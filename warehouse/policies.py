@@ -1,4 +1,4 @@
-"""Policies: how stored values become masks. The arithmetic is SQL (sql/masks); here are its steps, its identity and its one transaction."""
+"""Policies: how stored values become masks. The arithmetic is in masking.py; here are the identity of a mask and its one transaction."""
 
 import json
 from dataclasses import dataclass
@@ -8,17 +8,16 @@ import duckdb
 
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
+from warehouse.masking import Mask, compute
 from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
-from warehouse.policy_settings import DIRECTIONAL, KNOWN
+from warehouse.policy_settings import DIRECTIONAL
 from warehouse.policy_settings import PolicySettings as PolicySettings
-from warehouse.write import OPTIONAL_SIGNALS
+from warehouse.token_columns import TokenColumns
+from warehouse.write import GROUPS, OPTIONAL_SIGNALS, receipt
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Bumped by hand when the same values and settings would give another mask."""
-
-_TEMPORARY = ("sequences", "statistics", "ranks", "scores", "counts", "weights")
-"""Temporary tables of a mask, mask_<name> each; those behind `scores` are needed up to the end."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,13 @@ def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id:
     if beta is None:
         return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
     parts = [(branch, part.decisive()) for branch, part in policy_settings.parts(has_pairs=True)]
-    decides = any(_stored_columns(part) & set(DIRECTIONAL) for _, part in policy_settings.parts(has_pairs=True))
+    decides = any(part.stored_columns() & set(DIRECTIONAL) for _, part in policy_settings.parts(has_pairs=True))
     return digest("mask", CODE_VERSION, parts, scoring_id, snapshot_id, beta if decides else None)
+
+
+def _rows_identity(settings: PolicySettings, scoring_id: str) -> str:
+    """Identify rows that do not depend on other sequences: masks of all snapshots share them, and a new snapshot adds those of its new ones."""
+    return digest("mask rows", CODE_VERSION, settings.decisive(), scoring_id)
 
 
 def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_id: str) -> MaskReceipt:
@@ -94,23 +98,26 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
                 warehouse.point(f"mask:{policy}", mask_id)
         num_tokens, num_kept, num_sequences = found
         return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=False)
+    # ω of a pair depends on β and on the examples that share a sequence: rows of pairs are those of their own mask.
+    shares_rows = beta is None and settings.is_independent()
+    ids = {"mask_id": mask_id, "rows_id": _rows_identity(settings, scoring_id) if shares_rows else mask_id}
     try:
         with warehouse.transaction():
             warehouse.run("masks/delete_mask", mask_id=mask_id)  # leftovers of a mask without receipt
             warehouse.run("masks/delete_mask_values", mask_id=mask_id)
-            num_sequences = 0
             for branch, part in settings.parts(has_pairs=beta is not None):
-                _score(warehouse, policy, part, branch)
-                num_sequences += _insert_values(warehouse, mask_id, part)
+                mask = _compute(warehouse, policy, part, branch, ids["rows_id"] if shares_rows else None)
+                warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
+            num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"])
             warehouse.run(
                 "masks/insert_mask",
-                mask_id=mask_id, policy=policy, settings=settings.as_json(beta), scoring_id=scoring_id, snapshot_id=snapshot_id, run_id=run_id,
+                policy=policy, settings=settings.as_json(beta), scoring_id=scoring_id, snapshot_id=snapshot_id, num_tokens=num_tokens,
+                num_kept=num_kept, run_id=run_id, **ids,
             )  # fmt: skip
-            warehouse.run("runs/insert_receipt", stage="mask", identity=mask_id, num_rows=num_sequences, run_id=run_id)
+            receipt(warehouse, "mask", mask_id, num_sequences, run_id)
             warehouse.point(f"mask:{policy}", mask_id)
     finally:
-        _drop(warehouse, *_TEMPORARY)
-    num_tokens, num_kept, num_sequences = _one_row(warehouse, "masks/get_mask", mask_id=mask_id)
+        warehouse.run("masks/drop_sequences")
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
 
 
@@ -150,84 +157,36 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
         )
 
 
-def _score(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None = None) -> None:
-    """Fill the temporary tables mask_scores, mask_counts and mask_weights with the sequences of a branch, or all.
+def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> dict[str, int]:
+    """Make mask_sequences, the sequences whose rows are to be computed: those of a branch, or all, that have no known rows.
+
+    Returns:
+        per group of values, the row of its table before which no sequence lies.
 
     Raises:
-        ValueError: values, or a signal, are missing; or the expression fails on some values.
+        ValueError: values, or a signal, are missing.
     """
     warehouse.run("masks/column_lists")
-    warehouse.run("masks/create_sequences", normalize_over=settings.normalize_over, scope=settings.scope, branch=branch)
-    _check_complete(warehouse, policy, settings)
-    protect = settings.protect_end_of_turn
-    threshold = None if settings.threshold is None else settings.threshold / settings.scale()
-    if settings.select == "all":
-        threshold = None
-    count = {"keep": 1.0 if settings.select == "all" else float(settings.keep), "threshold": threshold}
-    if settings.reads_values:
-        _score_values(warehouse, policy, settings)
-    if settings.select == "random":
-        if threshold is not None:  # as many as by value
-            warehouse.run("masks/count_kept", **count)
-        warehouse.run("masks/score_random", seed=str(settings.seed), protect=protect)
-    elif settings.select == "all":
-        warehouse.run("masks/score_all")
-    if settings.select != "random" or threshold is None:
-        warehouse.run("masks/count_kept", **count)
-    warehouse.run("masks/create_weights")
-    if settings.soft == "rank" and settings.select != "all":
-        warehouse.run("masks/insert_weights", scope=settings.scope)
-    _drop(warehouse, "sequences")
+    warehouse.run("masks/create_sequences", known_rows_id=known_rows_id, branch=branch)
+    return _check_complete(warehouse, policy, settings)
 
 
-def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
-    """Compare what the policy reads with what is stored.
+def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> Mask:
+    """Compute the rows that are not known yet.
+
+    Returns:
+        the mask.
 
     Raises:
-        ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
-    """
-    read = _stored_columns(settings)
-    num_sequences, num_valued, *num_with_signal = _one_row(
-        warehouse, "masks/count_sequences", **{signal: signal in read for signal in OPTIONAL_SIGNALS}
-    )
-    if num_valued != num_sequences:
-        raise ValueError(
-            f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the current snapshot have values under the current scoring; "
-            "a mask needs them all: value the tokens first (an interrupted run continues where it stopped)"
-        )
-    for signal, num in zip(OPTIONAL_SIGNALS, num_with_signal, strict=True):
-        if signal in read and num != num_sequences:
-            raise ValueError(
-                f"policy {policy!r} reads {signal}, which the current scoring does not hold; add it to scoring.signals and value the tokens "
-                "again (no value of a direction is computed anew)"
-            )
-
-
-def _score_values(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
-    """Fill mask_scores with scores by value: statistics and ranks of the columns that need them, then the macro and the statement.
-
-    Raises:
-        ValueError: the expression cannot be computed of some token's values.
+        ValueError: values, or a signal, are missing; or the expression cannot be computed of some token's values.
         OutOfRangeException: as the others (InvalidInputException, ConversionException), a fault of our own statement.
         InvalidInputException: likewise.
         ConversionException: likewise.
     """
-    expression = settings.checked_expression()
-    warehouse.run("masks/create_statistics")
-    warehouse.run("masks/create_ranks")
-    for name in expression.columns:
-        form, _, column = name.partition("_")
-        if form == "zscore":
-            warehouse.run("masks/insert_statistics", name=column)
-        elif form == "rank":
-            warehouse.run("masks/insert_ranks", name=column)
-    # A macro takes no parameters. Its body is a sum of names from our own tables, or what DuckDB printed of a tree that was checked
-    # node by node (expressions.py); the weights are parameters of the statement that calls it.
-    parameters = ", ".join([*KNOWN, *(f"weight_{column}" for column in COLUMNS)])
-    warehouse.con.execute(f"CREATE OR REPLACE TEMP MACRO mask_score({parameters}) AS ({expression.text})")
-    weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
+    first_rows = _prepare(warehouse, policy, settings, branch, known_rows_id)
     try:
-        warehouse.run("masks/score_values", protect=settings.protect_end_of_turn, reach=settings.window // 2, **weights)
+        with warehouse.scratch("mask") as folder:
+            return compute(TokenColumns(warehouse, folder, first_rows), settings)
     except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         if settings.expression is None:
             raise
@@ -235,37 +194,33 @@ def _score_values(warehouse: Warehouse, policy: str, settings: PolicySettings) -
             f"policy {policy!r}: the expression {settings.expression!r} cannot be computed of some token's values: "
             f"{str(error).splitlines()[0]}; guard it, as in CASE WHEN loss < 100 THEN loss::INTEGER END"
         ) from error
-    _drop(warehouse, "statistics", "ranks")
 
 
-def _stored_columns(settings: PolicySettings) -> set[str]:
-    """Name the stored columns that a policy reads."""
-    read = settings.checked_expression().columns if settings.reads_values else ()
-    return {name.removeprefix("zscore_").removeprefix("rank_") for name in read}
-
-
-def _insert_values(warehouse: Warehouse, mask_id: str, settings: PolicySettings) -> int:
-    """Select from mask_scores into record.mask_values.
+def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> dict[str, int]:
+    """Compare what the policy reads with what is stored.
 
     Returns:
-        number of sequences.
+        as `_prepare`.
+
+    Raises:
+        ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
     """
-    by_value = settings.select == "value" and settings.threshold is not None
-    selection: dict[str, Any] = {
-        "scope": settings.scope,
-        "keep": float(settings.keep) if settings.threshold is None else None,
-        "threshold": settings.threshold / settings.scale() if by_value and settings.threshold is not None else None,
-        "min_kept": settings.min_kept,
-        "soft": settings.soft == "rank",
-    }
-    if settings.select == "all":
-        selection = {"scope": settings.scope, "keep": None, "threshold": 0.0, "min_kept": 0, "soft": False}
-    return _one_row(warehouse, "masks/insert_mask_values", mask_id=mask_id, **selection)[0]
-
-
-def _drop(warehouse: Warehouse, *names: str) -> None:
-    for name in names:
-        warehouse.run(f"masks/drop_{name}")
+    read = settings.stored_columns()
+    num_sequences, num_valued, *others = _one_row(
+        warehouse, "masks/count_sequences", **{signal: signal in read for signal in OPTIONAL_SIGNALS}
+    )
+    if num_valued != num_sequences:
+        raise ValueError(
+            f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the current snapshot have values under the current scoring; "
+            "a mask needs them all: value the tokens first (an interrupted run continues where it stopped)"
+        )
+    for signal, num in zip(OPTIONAL_SIGNALS, others, strict=False):
+        if signal in read and num != num_sequences:
+            raise ValueError(
+                f"policy {policy!r} reads {signal}, which the current scoring does not hold; add it to scoring.signals and value the tokens "
+                "again (no value of a direction is computed anew)"
+            )
+    return dict(zip(GROUPS, others[len(OPTIONAL_SIGNALS) :], strict=True))
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:

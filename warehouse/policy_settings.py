@@ -165,6 +165,18 @@ class PolicySettings:
         """Whether scores by value are computed: to select by them, or to count how many a random selection keeps."""
         return self.select == "value" or (self.select == "random" and self.threshold is not None)
 
+    def is_independent(self) -> bool:
+        """Whether a sequence's row depends on its own values alone: nothing is selected, averaged or ranked over other sequences."""
+        if self.select == "all":
+            return True
+        normalised = self.reads_values and bool(set(self.checked_expression().columns) - set(COLUMNS))
+        return self.scope == "response" and not (normalised and self.normalize_over != "response")
+
+    def stored_columns(self) -> set[str]:
+        """Name the stored columns that scores by value are made of."""
+        read = self.checked_expression().columns if self.reads_values else ()
+        return {name.removeprefix("zscore_").removeprefix("rank_") for name in read}
+
     def checked_expression(self) -> Expression:
         """Return the score as a checked expression over `KNOWN`; weights are named weight_<column>, the numbers are parameters."""
         if self.expression is not None:

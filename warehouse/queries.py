@@ -4,6 +4,7 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from warehouse import sql
 
@@ -35,6 +36,11 @@ class Queries:
     def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
         """Execute an SQL file and fetch its rows."""
         return sql.frame(self.con, sql.load(name), parameters)
+
+    def batches(self, name: str, num_rows: int, /, **parameters: Any) -> pa.RecordBatchReader:
+        """Execute an SQL file and stream its rows as Arrow batches; nothing else may be executed meanwhile."""
+        self.con.complete()
+        return self.con.sql(sql.load(name), params=parameters or None).to_arrow_reader(num_rows)
 
     def pointer(self, name: str) -> str | None:
         """Read which snapshot, tokenization, scoring or mask is the current one."""

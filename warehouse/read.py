@@ -9,7 +9,7 @@ import polars as pl
 
 from warehouse import faults, named_queries, sql
 from warehouse.queries import Queries
-from warehouse.release import LOCKED_DOWN, connect
+from warehouse.release import LOCKED_DOWN, Release, connect
 
 
 class Reader(Queries):
@@ -34,8 +34,9 @@ class Reader(Queries):
             DamagedDatabaseError: its file is damaged.
             IOException: its file cannot be read.
         """
-        con, self.release = connect(folder, LOCKED_DOWN | {"enable_external_access": allow_files})
+        con, release = connect(folder, LOCKED_DOWN | {"enable_external_access": allow_files})
         super().__init__(con)
+        self.release: Release = release
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ release that is there already, and nothing is written.
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -36,6 +37,10 @@ LOCKED_DOWN = {
     "lock_configuration": True,
 }
 """Options of every connection to a release; all readers of one process must open it with the same."""
+
+
+_numbers = itertools.count()
+"""Of the marks of this process."""
 
 
 class NoReleaseError(FileNotFoundError):
@@ -89,14 +94,14 @@ def current_release(folder: Path) -> Release:
                 ) from error
 
 
-def connect(folder: Path, options: Mapping[str, Any], *, mark: bool = False) -> tuple[duckdb.DuckDBPyConnection, Release]:
+def connect(folder: Path, options: Mapping[str, Any], mark: str | None = None) -> tuple[duckdb.DuckDBPyConnection, Release]:
     """Open the current release read-only; look again when it is pruned between the look at CURRENT and the opening.
 
     Args:
         folder: the warehouse's folder.
         options: of the connection.
-        mark: whether to name this process as a reader, so that the release is not pruned meanwhile. In a folder that cannot be written
-            there is no mark; the file stays readable for whoever has it open.
+        mark: name of a file that names this process as a reader, so that the release is not pruned meanwhile; None for none. In a folder
+            that cannot be written there is no mark; the file stays readable for whoever has it open.
 
     Returns:
         (connection, release); the caller closes the one and takes the mark off the other.
@@ -110,8 +115,9 @@ def connect(folder: Path, options: Mapping[str, Any], *, mark: bool = False) -> 
     while True:
         release = current_release(folder)
         try:
-            if mark:
-                _mark(release)
+            if mark is not None:
+                with _where_writable():
+                    (release.folder / mark).touch()
             with faults.reading(release.release_id, release.folder):
                 con = duckdb.connect(str(release.database), read_only=True, config=dict(options))
                 try:
@@ -121,20 +127,15 @@ def connect(folder: Path, options: Mapping[str, Any], *, mark: bool = False) -> 
                     raise
             return con, release
         except BaseException as error:
-            if mark:
-                _unmark(release)
+            if mark is not None:
+                _unmark(release, mark)
             if not isinstance(error, duckdb.IOException | FileNotFoundError) or release.folder.is_dir():
                 raise  # a real fault
 
 
-def _mark(release: Release) -> None:
+def _unmark(release: Release, mark: str) -> None:
     with _where_writable():
-        (release.folder / f"reader-{os.getpid()}").touch()
-
-
-def _unmark(release: Release) -> None:
-    with _where_writable():
-        (release.folder / f"reader-{os.getpid()}").unlink(missing_ok=True)
+        (release.folder / mark).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -256,7 +257,7 @@ def _readers(release: Release) -> list[Path]:
     """List the marks of readers whose process lives; marks of dead ones are removed."""
     living = []
     for mark in release.folder.glob("reader-*"):
-        if Path("/proc", mark.name.removeprefix("reader-")).exists() or not Path("/proc").exists():
+        if Path("/proc", mark.name.split("-")[1]).exists() or not Path("/proc").exists():
             living.append(mark)
         else:
             mark.unlink(missing_ok=True)
@@ -270,9 +271,10 @@ def opened(folder: Path) -> Generator[tuple[duckdb.DuckDBPyConnection, Release]]
     Yields:
         (connection, release).
     """
-    con, release = connect(folder, LOCKED_DOWN, mark=True)
+    mark = f"reader-{os.getpid()}-{next(_numbers)}"  # one for each: another reader of this process may be done earlier
+    con, release = connect(folder, LOCKED_DOWN, mark)
     try:
         with con, faults.reading(release.release_id, release.folder):
             yield con, release
     finally:
-        _unmark(release)
+        _unmark(release, mark)

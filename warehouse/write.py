@@ -109,9 +109,16 @@ def write_sequences(
                 "tokenize/insert_tokenization",
                 tokenization_id=tokenization_id, tokenizer_digest=tokenizer_digest, settings=json.dumps(settings, sort_keys=True), run_id=run_id,
             )  # fmt: skip
-        warehouse.insert("tokenize/insert_sequences", rows)
+        warehouse.insert("tokenize/insert_sequences", _distinct_sequences(rows))
         warehouse.insert("tokenize/insert_example_sequences", rows, tokenization_id=tokenization_id)
         receipt(warehouse, "tokenize", digest(tokenization_id, rows.column("example_id").to_pylist()), rows.num_rows, run_id)
+
+
+def _distinct_sequences(rows: pa.Table) -> pa.Table:
+    """Return one row per sequence, the first. Here and not in SQL: an aggregate would copy every list several times."""
+    frame = pl.DataFrame({"sequence_id": pl.Series(rows.column("sequence_id")), "row": range(rows.num_rows)})
+    first = frame.drop_nulls("sequence_id").unique("sequence_id", keep="first", maintain_order=True)
+    return rows if len(first) == rows.num_rows else rows.take(first["row"].to_arrow())
 
 
 def write_vocabulary(warehouse: Warehouse, tokenizer_digest: str, texts: Sequence[str]) -> None:

@@ -24,7 +24,11 @@ def check_consistent(project):
             WHERE n IS DISTINCT FROM num_examples""",
         "masks without a receipt": "SELECT 1 FROM record.masks ANTI JOIN (SELECT identity AS mask_id FROM record.receipts WHERE stage = 'mask') USING (mask_id)",
         "masks that lack sequences": """
-            SELECT 1 FROM record.receipts LEFT JOIN (SELECT mask_id AS identity, count(*) AS n FROM record.mask_values GROUP BY ALL) USING (identity)
+            SELECT 1 FROM record.receipts LEFT JOIN (
+                SELECT mask_id AS identity, count(DISTINCT sequence_id) AS n
+                FROM record.mask_rows JOIN record.masks USING (mask_id) JOIN record.snapshot_examples USING (snapshot_id)
+                JOIN record.example_sequences USING (example_id, sequence_id) GROUP BY ALL
+            ) USING (identity)
             WHERE stage = 'mask' AND n IS DISTINCT FROM num_rows""",
         "values without a receipt": """
             SELECT 1 FROM (SELECT (SELECT count(*) FROM record.direction_values) AS found, (SELECT coalesce(sum(num_rows), 0) FROM record.receipts WHERE stage = 'score') AS said)

@@ -1,5 +1,6 @@
 """Directions of models/directions.py: validation gradient, drift, scope, cosine, files."""
 
+import copy
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from models.directions import (
     fisher_drift,
     in_scope,
     load_tensors,
+    preference_gradient,
     save_tensors,
     scale_tensors,
     validation_gradient,
@@ -58,7 +60,7 @@ def test_drift_is_zero_at_the_reference():
 
 def moved(reference):
     torch.manual_seed(4)
-    model = make("llama_tied")
+    model = copy.deepcopy(reference)
     for p, anchor in zip(model.parameters(), reference.parameters(), strict=True):
         p.copy_(anchor + 0.05 * torch.randn_like(p))
     return model
@@ -160,3 +162,58 @@ def test_tensors_survive_the_file_and_digest_their_content(tmp_path):
     loaded["a"] += 1e-6
     assert content_digest(loaded) != content_digest(tensors)
     assert not list(tmp_path.glob("d/*.partial"))
+
+
+# ---- pairs
+
+PAIRS = [([1, 5, 9, 3, 7, 2], [1, 5, 9, 8, 2], 3), ([1, 8, 4], [1, 8, 6, 11, 2], 2), ([4, 9], [4], 0)]
+"""(chosen, rejected, length of the prompt); the last rejected response has no token with a loss."""
+
+
+def response_log_prob(model, ids, first):
+    log_probs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0], -1)
+    return sum((log_probs[u - 1, ids[u]] for u in range(max(first, 1), len(ids))), torch.zeros((), dtype=torch.float64))
+
+
+def pair_batch(pairs):
+    rows = [(chosen, first) for chosen, _, first in pairs] + [(rejected, first) for _, rejected, first in pairs]
+    return collate([ids for ids, _ in rows], [list(range(first, len(ids))) for ids, first in rows])
+
+
+def test_preference_gradient_is_that_of_the_mean_dpo_loss():
+    reference = make("llama_tied", clean=True)
+    model, beta = moved(reference), 0.3
+    scope = [n for n, _ in model.named_parameters()]
+    gradient, loss, accuracy = preference_gradient(model, reference, [pair_batch(PAIRS[:2]), pair_batch(PAIRS[2:])], scope, beta)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.requires_grad_(True)
+    margins = [
+        beta * sum(
+            sign * (response_log_prob(model, ids, first) - response_log_prob(reference, ids, first))
+            for ids, sign in ((chosen, 1), (rejected, -1))
+        )
+        for chosen, rejected, first in PAIRS
+    ]  # fmt: skip
+    expected = sum(-torch.log(torch.sigmoid(s)) for s in margins) / len(PAIRS)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-9)
+    assert accuracy == pytest.approx(sum(s.item() > 0 for s in margins) / len(PAIRS))
+    for name, p in model.named_parameters():
+        assert torch.allclose(gradient[name], p.grad, rtol=1e-8, atol=1e-12), name
+
+
+def test_at_the_reference_the_preference_loss_is_log_2_and_its_gradient_that_of_half_beta_times_the_difference():
+    model = make("llama")
+    scope = [n for n, _ in model.named_parameters()]
+    gradient, loss, accuracy = preference_gradient(model, model, [pair_batch(PAIRS[:1])], scope, 0.2)
+    assert (loss, accuracy) == (pytest.approx(math.log(2)), 0)
+    chosen, rejected, first = PAIRS[0]
+    model.requires_grad_(True)
+    (0.1 * (response_log_prob(model, rejected, first) - response_log_prob(model, chosen, first))).backward()
+    for name, p in model.named_parameters():
+        assert torch.allclose(gradient[name], p.grad, rtol=1e-9, atol=1e-13), name
+
+
+def test_a_validation_set_without_pairs_has_no_preference_gradient():
+    with pytest.raises(ValueError, match="no pair"):
+        preference_gradient(make("llama"), make("llama"), [], ["lm_head.weight"], 0.1)

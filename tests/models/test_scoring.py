@@ -1,5 +1,7 @@
 """Laws of models/scoring.py: what is stored of a sequence is the probe's, cut at the response positions; what is missing is NaN and counted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,35 @@ def test_a_real_family_that_hides_a_derivative_is_refused():
     ids = [torch.randint(1, 61, (n,)).tolist() for n in (40, 30)]
     with pytest.raises(ValueError, match="hides its derivative"):
         Scorer(bloom, {"adapt": random_direction(bloom)}).score(ids, [list(range(10, 40)), list(range(8, 30))])
+
+
+def test_a_rejected_response_has_the_values_of_weight_minus_one(model, directions, scored):
+    batch = collate(IDS, RESPONSES)
+    against = probe(model, replace(batch, weights_BT=-batch.weights_BT), directions)
+    for row, (values, positions) in enumerate(zip(scored, RESPONSES, strict=True)):
+        rejected = values.weighted(-1)
+        for name in directions:
+            # target_BT has no weight; the context axis was computed with it
+            np.testing.assert_allclose(rejected.direct[name], -against.target_BT[name][row, positions].float().numpy(), rtol=1e-6)
+            np.testing.assert_allclose(rejected.causal[name], against.context_BT[name][row, positions].float().numpy(), rtol=1e-6)
+            context = against.context_BT[name][row].double()
+            assert rejected.prompt_context[name] == pytest.approx((context.sum() - context[positions].sum()).item(), rel=1e-9, abs=1e-12)
+            assert not np.signbit(rejected.causal[name][rejected.causal[name] == 0]).any()
+        assert rejected.loss is values.loss
+        assert rejected.signals == values.signals
+
+
+def test_a_rejected_response_has_propagated_values_of_weight_minus_one(model):
+    from models.blocks import block_scope
+    from models.propagation import PropagationScorer, propagate
+    from models.settings import PropagationSettings
+
+    scope = block_scope(model, 2, ())
+    directions = {"adapt": {n: t for n, t in random_direction(model, seed=3).items() if n in scope}}
+    scorer = PropagationScorer(model, directions, PropagationSettings(last_blocks=2, window=3))
+    batch = collate(IDS[:3], RESPONSES[:3])
+    against = propagate(model, replace(batch, weights_BT=-batch.weights_BT), scorer._directions, scorer._blocks, 3)
+    for row, values in enumerate(scorer.score(IDS[:3], RESPONSES[:3])):
+        rejected = values.weighted(-1)
+        np.testing.assert_allclose(rejected.direct["adapt"], against.direct_BT["adapt"][row, RESPONSES[row]].float().numpy(), rtol=1e-6)
+        np.testing.assert_allclose(rejected.causal["adapt"], against.causal_BT["adapt"][row, RESPONSES[row]].float().numpy(), rtol=1e-6)

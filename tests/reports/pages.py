@@ -101,7 +101,7 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
                     insert("mask_values", [(mask, sequence, keeps(number, branch, name))], "(mask_id, sequence_id, keep)")
         total = sum(len(response(n, b)) for n in range(num_examples) for b in branches)
         kept = {name: sum(sum(keeps(n, b, name)) for n in range(num_examples) for b in branches) for name, _, _ in names}
-        insert("masks", [(mask, name, told, "new", "snap", total, kept[name], "run", when[1]) for name, mask, told in names])
+        insert("masks", [(mask, name, told, "new", "snap", total, kept[name], "run", when[1], None) for name, mask, told in names])
         for day, (name, mask) in enumerate((("default", "m1"), ("full", "m2"), ("default", "m0"))):
             training = f"t{day}"
             insert("trainings", [(training, name, mask, "r", json.dumps(trained), "/checkpoints", "completed", "run", when[2 - day])])

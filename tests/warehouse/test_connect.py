@@ -13,6 +13,7 @@ import pytest
 
 from warehouse import connect
 from warehouse.connect import Warehouse, WarehouseBusyError, current_writer, writer_lock
+from warehouse.faults import DamagedDatabaseError
 from warehouse.settings import WarehouseSettings
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +190,7 @@ def test_a_file_that_another_process_has_open_is_busy(tmp_path, holder):
 
 def test_a_file_that_is_no_database_is_not_taken_for_a_busy_one(tmp_path):
     (tmp_path / connect.DATABASE).write_text("no database\n" * 500)
-    with pytest.raises(duckdb.Error):
+    with pytest.raises(DamagedDatabaseError):
         Warehouse(tmp_path)
 
 

@@ -5,7 +5,7 @@ import re
 import duckdb
 import pytest
 
-from warehouse import migrate, policies, sql
+from warehouse import migrate, prune, sql
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.migrate import SCHEMA_VERSION, VIEWS, SchemaVersionError, check_version, columns, comment_text
 
@@ -15,7 +15,7 @@ FOLDERS = sorted({name.split("/")[0] for name in FILES})
 DYNAMIC = {
     "values/insert_{group}": ["values/insert_adapt", "values/insert_stab", "values/insert_signals", "values/insert_ref_signals"],
     "export/{name}": ["export/rows", "export/pairs"],
-    "masks/drop_{name}": [f"masks/drop_{name}" for name in policies._TEMPORARY],
+    "prune/delete_{kind}": [f"prune/delete_{kind}" for kind in prune._TABLES],
     "release/{name}": ["release/receipts", "release/runs", "release/pointers"],
     "views/{name}": [f"views/{name}" for name in VIEWS],
 }
@@ -74,7 +74,7 @@ def test_a_comment_tells_meaning_unit_and_null_and_no_entry_has_more():
 def test_the_internal_views_are_not_shown_to_users(con):
     shown = {row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal").fetchall()}
     hidden = {row[0] for row in con.execute("SELECT view_name FROM duckdb_views() WHERE schema_name = 'record'").fetchall()}
-    assert hidden == {"current_sequences", "pairs_all", "sequence_weights", "value_lists", "value_lists_all"}
+    assert hidden == {"current_sequences", "mask_rows", "pairs_all", "sequence_weights", "value_lists", "value_lists_all"}
     assert shown | hidden == set(VIEWS)
 
 

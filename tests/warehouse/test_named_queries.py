@@ -27,6 +27,7 @@ EXPECTED = {
     "kept_by_source": [
         ({}, [("a", 2, 6, 4, 4 / 6, 4 / 5), (None, 1, 4, 1, 1 / 4, 1 / 5)]),
         ({"policy": "random"}, [(None, 1, 4, 2, 2 / 4, 2 / 4), ("a", 2, 6, 2, 2 / 6, 2 / 4)]),
+        ({"branch": "rejected"}, []),
     ],
     "kept_by_token_class": [
         (
@@ -102,6 +103,7 @@ EXPECTED = {
             ],
         ),
     ],
+    "margins_by_source": [({}, [])],  # there are no pairs; those of tests/flows/test_preferences.py have some
     "duplicates": [({}, [("e1", "a", 3, 3 / 6, "f", 1, '{"prompt": "one"}')]), ({"min_multiplicity": 4}, [])],
 }  # fmt: skip
 """Query to (parameters, rows) each."""
@@ -155,8 +157,9 @@ def test_queries_read_only_what_is_current_or_asked_for(reader):
         ("lineage", {}, r"'lineage' needs example_id; it takes: example_id \(the example, whole\)"),
         ("tops", {}, "there is no query 'tops'; there are: bottom_tokens, "),
         ("../views/masks", {}, "there is no query"),
-        ("kept_by_source", {"polcy": "x"}, r"'kept_by_source' does not know polcy; it takes: policy \(whose mask\)"),
-        ("value_by_source", {"a": 1}, "does not know a; it takes: no parameter"),
+        ("kept_by_source", {"polcy": "x"}, r"'kept_by_source' does not know polcy; it takes: policy \(whose mask\), branch "),
+        ("duplicates", {"a": 1}, "does not know a; it takes: min_multiplicity"),
+        ("value_by_source", {"branch": "choosen"}, "there is no branch 'choosen'; there are: all, sft, chosen, rejected"),
         ("kept_by_source", {"policy": "nix"}, "no current mask of the policy 'nix'; there are: default, random$"),
         ("mask_overlap", {"policy_other": "outdated"}, "no current mask of the policy 'outdated'"),
         ("scoring_drift", {"scoring_after": "zzz"}, r"no scorings fit 'zzz'; the warehouse has, newest first: new \(current\), old"),

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from warehouse import policies
 from warehouse.connect import Warehouse
 from warehouse.policies import BUILT_IN, COLUMNS, PolicySettings, mask_identity, write_mask
 from warehouse.policy_settings import KNOWN
+from warehouse.scores import ValueScores
+from warehouse.token_columns import TokenColumns
 
 TABLES = (
     "snapshot_examples", "example_sequences", "sequences", "direction_values", "signal_values", "scorings", "masks", "mask_values",
@@ -78,7 +81,7 @@ def append(warehouse, sequences):
 def mask_of(warehouse, policy_settings, policy="policy"):
     """Write the mask and read it back: name of the sequence to its list."""
     receipt = write_mask(warehouse, policy, policy_settings, "run")
-    rows = warehouse.con.execute("SELECT sequence_id, keep, weight FROM record.mask_values WHERE mask_id = ?", [receipt.mask_id]).fetchall()
+    rows = warehouse.con.execute("SELECT sequence_id, keep, weight FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]).fetchall()
     mask = {name: keep for name, keep, _ in rows}
     assert len(rows) == len(mask) == receipt.num_sequences
     assert sum(map(sum, mask.values())) == receipt.num_kept
@@ -90,7 +93,18 @@ def mask_of(warehouse, policy_settings, policy="policy"):
 def weights_of(warehouse, policy_settings):
     """Write the mask and read its weights back."""
     receipt = write_mask(warehouse, "policy", policy_settings, "run")
-    return dict(warehouse.con.execute("SELECT sequence_id, weight FROM record.mask_values WHERE mask_id = ?", [receipt.mask_id]).fetchall())
+    return dict(warehouse.con.execute("SELECT sequence_id, weight FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]).fetchall())
+
+
+def scores_of(warehouse, policy_settings, folder):
+    """Compute the scores behind a mask: name of the sequence to its list."""
+    folder.mkdir()
+    columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, None, None))
+    with closing(ValueScores(columns, policy_settings)) as scores:
+        flat = np.concatenate(columns.each(scores.of))
+    names = warehouse.con.execute("SELECT sequence_id FROM mask_sequences ORDER BY place").fetchall()
+    warehouse.run("masks/drop_sequences")
+    return {name: part.tolist() for (name,), part in zip(names, np.split(flat, columns.starts[1:]), strict=True)}
 
 
 def one(values, **rest):
@@ -322,12 +336,85 @@ def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization)
             warehouse.con.execute(f"SET threads = {num_threads}")
             fill(warehouse, sequences)
             masks.append(mask_of(warehouse, policy))
-            policies._score(warehouse, "policy", policy)
-            scores.append(dict(warehouse.con.execute("SELECT sequence_id, scores FROM mask_scores").fetchall()))
+            scores.append(scores_of(warehouse, policy, tmp_path / f"{name}-columns"))
         draw.shuffle(sequences)
     assert masks[0] == masks[1]
     assert scores[0] == scores[1]
     assert sum(map(sum, masks[0].values())) == math.ceil(0.37 * 80_000)
+
+
+INDEPENDENT = [
+    BUILT_IN["random"], BUILT_IN["full"], by_loss(keep=0.5), PolicySettings(expression="loss - entropy", keep=0.3), by_loss(soft="rank"),
+    PolicySettings(normalize_over="response", weights={"loss": 1.0, "entropy": 1.0}, keep=0.5, window=3), by_loss(threshold=0.1),
+    PolicySettings(select="random", threshold=0.1, weights={"loss": 1.0}, normalization="none"),
+]  # fmt: skip
+"""Policies whose rows do not depend on other sequences."""
+
+
+def drawn(names, seed):
+    draw = random.Random(seed)
+    columns = ("adapt_direct", "loss", "entropy")
+    return [Sequence(n, list(range(1, 12)), {c: [draw.gauss(0, 1) for _ in range(11)] for c in columns}, (11,)) for n in names]
+
+
+def change_snapshot(warehouse, snapshot_id, gone):
+    """Make a snapshot of all examples but those of one sequence the current one."""
+    warehouse.con.execute(
+        "INSERT INTO record.snapshot_examples SELECT $1, example_id, multiplicity, source, extra, file, line FROM record.snapshot_examples "
+        "WHERE snapshot_id = 'snapshot' AND example_id NOT LIKE $2", [snapshot_id, f"{gone}-%"],
+    )  # fmt: skip
+    warehouse.point("snapshot", snapshot_id)
+
+
+@pytest.mark.parametrize("policy", INDEPENDENT, ids=range(len(INDEPENDENT)))
+def test_rows_that_depend_on_no_other_sequence_are_kept_for_another_snapshot_and_say_what_a_new_mask_would(warehouse, policy):
+    old, new = drawn("abc", 0), drawn("xy", 1)
+    fill(warehouse, old)
+    first = write_mask(warehouse, "mine", policy, "run")
+    rows = warehouse.con.execute("SELECT rowid, * FROM record.mask_values ORDER BY rowid").fetchall()
+    append(warehouse, new)
+    change_snapshot(warehouse, "next", "b")
+    second = write_mask(warehouse, "mine", policy, "run")
+    assert second.written
+    assert second.mask_id != first.mask_id
+    assert warehouse.con.execute("SELECT rowid, * FROM record.mask_values ORDER BY rowid").fetchall()[: len(rows)] == rows
+    assert len(rows) == 3
+    assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (5,)  # those of x and y came
+    shown = "SELECT sequence_id, list(keep ORDER BY position), list(weight ORDER BY position) FROM token_masks GROUP BY ALL ORDER BY ALL"
+    incremental = warehouse.con.execute(shown).fetchall()
+    assert [name for name, _, _ in incremental] == ["a", "c", "x", "y"]
+    fill(warehouse, [s for s in (*old, *new) if s.name != "b"])
+    fresh = write_mask(warehouse, "mine", policy, "run")
+    assert warehouse.con.execute(shown).fetchall() == incremental
+    assert (fresh.num_tokens, fresh.num_kept, fresh.num_sequences) == (second.num_tokens, second.num_kept, second.num_sequences)
+    warehouse.con.execute("DELETE FROM record.masks")
+
+
+def test_a_snapshot_that_comes_back_needs_no_new_rows(warehouse):
+    fill(warehouse, drawn("abc", 0))
+    change_snapshot(warehouse, "next", "b")
+    smaller = write_mask(warehouse, "mine", by_loss(), "run")
+    warehouse.point("snapshot", "snapshot")
+    larger = write_mask(warehouse, "mine", by_loss(), "run")
+    assert (smaller.num_sequences, larger.num_sequences) == (2, 3)
+    assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (3,)
+    warehouse.point("snapshot", "next")
+    assert write_mask(warehouse, "mine", by_loss(), "run") == replace(smaller, written=False)
+
+
+def test_rows_that_depend_on_the_data_set_are_made_anew_for_another_snapshot(warehouse):
+    for dependent in (
+        PolicySettings(weights={"loss": 1.0}),
+        by_loss(scope="dataset"),
+        by_loss(scope="source"),
+        by_loss(normalization="rank"),
+    ):
+        assert not dependent.is_independent()
+        fill(warehouse, drawn("abc", 0))
+        write_mask(warehouse, "mine", dependent, "run")
+        change_snapshot(warehouse, "next", "b")
+        write_mask(warehouse, "mine", dependent, "run")
+        assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (5,)
 
 
 def counts(warehouse):
@@ -512,7 +599,7 @@ def scale(policy):
 def reference_scores(sequences, policy, group):
     if policy.select == "random":
         return {
-            (s.name, p): None if x is None else int.from_bytes(hashlib.md5(f"{policy.seed}:{s.name}:{p}".encode()).digest(), "little") >> 75
+            (s.name, p): None if x is None else random_score(policy.seed, s.name, p)
             for s in sequences
             for p, x in zip(s.positions, s.column("adapt_direct"), strict=True)
         }
@@ -596,19 +683,18 @@ def reference_normalisation(lists, normalization):
         return lambda x: 0.0
     lists = [xs for xs in lists if xs]
     mean = add(map(add, lists)) / len(values)
-    square = add(len(xs) * (variance(xs) + (add(xs) / len(xs) - mean) * (add(xs) / len(xs) - mean)) for xs in lists)
+    square = add(add((x - mean) * (x - mean) for x in xs) for xs in lists)
     factor = 1 / math.sqrt(square / len(values))
     return lambda x: (x - mean) * factor
 
 
-def variance(numbers):
-    """Welford's recurrence, as DuckDB takes it."""
-    mean = total = 0.0
-    for count, number in enumerate(numbers, 1):
-        before = mean
-        mean += (number - mean) / count
-        total += (number - before) * (number - mean)
-    return total / len(numbers) if len(numbers) > 1 else 0.0
+def random_score(seed, name, position):
+    """37 bits of SplitMix64 of the position, keyed by MD5."""
+    key = int.from_bytes(hashlib.md5(f"{seed}:{name}".encode()).digest(), "little") >> 64
+    mixed = (key + (position + 1) * 0x9E3779B97F4A7C15) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> shift)) * factor % 2**64
+    return float((mixed ^ (mixed >> 31)) >> 27)
 
 
 def add(numbers):

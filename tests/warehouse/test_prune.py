@@ -154,7 +154,7 @@ def test_the_mask_of_a_configured_policy_holds_its_scoring(folder):
 def test_superseded_masks_of_the_present_scoring_go_by_number(folder):
     with Warehouse(folder) as warehouse:
         for n in (1, 2, 3):
-            insert = f"INSERT INTO record.masks VALUES ('a{n}', 'default', '{{}}', 'new', 'snap', 10, 5, 'run1', TIMESTAMP '2026-02-0{n}')"
+            insert = f"INSERT INTO record.masks (mask_id, policy, settings, scoring_id, snapshot_id, num_tokens, num_kept, run_id, created_at) VALUES ('a{n}', 'default', '{{}}', 'new', 'snap', 10, 5, 'run1', TIMESTAMP '2026-02-0{n}')"
             warehouse.con.execute(insert).fetchall()
     pruned(folder, PruneRules(keep_last=2, policies=CONFIGURED))
     assert ids(folder, "masks", "mask_id") == {"m0", "m1", "m2", "a2", "a3"}

@@ -9,6 +9,7 @@ import pytest
 
 import warehouse as package
 from warehouse.connect import Warehouse
+from warehouse.faults import DamagedDatabaseError
 from warehouse.migrate import SchemaVersionError
 from warehouse.read import Reader
 from warehouse.release import NoReleaseError, write_release
@@ -171,7 +172,7 @@ def test_a_damaged_release_is_an_error_not_an_endless_search(tmp_path):
         warehouse.point("a", "1")
     made, _ = write_release(tmp_path, 2)
     made.database.write_bytes(b"no database " * 1000)
-    with pytest.raises(duckdb.Error):
+    with pytest.raises(DamagedDatabaseError):
         Reader(tmp_path)
     made.database.unlink()
     with pytest.raises(duckdb.IOException, match=made.database.name):

@@ -12,6 +12,7 @@ import pytest
 
 from warehouse import release as module
 from warehouse.connect import DATABASE, Warehouse
+from warehouse.faults import DamagedDatabaseError
 from warehouse.migrate import SchemaVersionError
 from warehouse.read import Reader
 from warehouse.release import NoReleaseError, current_release, opened, write_release
@@ -159,10 +160,21 @@ def test_a_release_that_a_living_reader_names_outlives_pruning_and_stays_readabl
     assert first.release_id not in names(tmp_path)
 
 
+def test_a_reader_that_is_done_leaves_the_marks_of_others_in_its_process(tmp_path):
+    first = make(tmp_path, "1")
+    with opened(tmp_path):
+        with opened(tmp_path):
+            pass
+        make(tmp_path, "2", 1)
+        assert first.release_id in names(tmp_path)
+    make(tmp_path, "3", 1)
+    assert first.release_id not in names(tmp_path)
+
+
 def test_the_mark_of_a_killed_reader_protects_nothing(tmp_path, reader):
     first = make(tmp_path, "1")
     process, _ = reader(tmp_path)
-    assert [path.name for path in first.folder.glob("reader-*")] == [f"reader-{process.pid}"]
+    assert [path.name for path in first.folder.glob("reader-*")] == [f"reader-{process.pid}-0"]
     process.kill()
     process.wait()
     second = make(tmp_path, "2", 1)
@@ -204,7 +216,7 @@ def killed_at(monkeypatch, step):
     monkeypatch.setattr(module, step, stop)
 
 
-@pytest.mark.parametrize("step", ["_copy", "_write_synced", "_sync_folder", "_prune"])
+@pytest.mark.parametrize("step", ["_copy", "_write_synced", "_sync_folder", "prune_releases"])
 def test_a_run_killed_at_any_step_is_made_good_by_the_next(tmp_path, monkeypatch, step):
     first = make(tmp_path, "1", 1)
     change(tmp_path, "2")
@@ -286,7 +298,7 @@ def test_a_release_is_opened_read_only_and_by_this_schema_version_alone(tmp_path
     made = make(tmp_path, "1")
     with opened(tmp_path) as (con, release):
         assert release == made
-        assert (made.folder / f"reader-{os.getpid()}").exists()
+        assert len(list(made.folder.glob(f"reader-{os.getpid()}-*"))) == 1
         with pytest.raises(duckdb.Error, match="read-only"):
             con.execute("DELETE FROM record.pointers").fetchall()
     with duckdb.connect(str(made.database)) as con:
@@ -299,6 +311,6 @@ def test_a_release_is_opened_read_only_and_by_this_schema_version_alone(tmp_path
 def test_a_release_that_cannot_be_opened_leaves_no_mark(tmp_path):
     made = make(tmp_path, "1")
     made.database.write_bytes(b"no database " * 1000)
-    with pytest.raises(duckdb.Error), opened(tmp_path):
+    with pytest.raises(DamagedDatabaseError), opened(tmp_path):
         pass
     assert list(made.folder.glob("reader-*")) == []

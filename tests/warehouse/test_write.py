@@ -393,7 +393,7 @@ def valued(tmp_path_factory):
             "('s9', [1], [0], [])",
             "INSERT INTO record.scorings VALUES ('sc', 'tok', 'A', 'S', 'G', 'R', '{}', 'run', TIMESTAMP '2026-01-01'), "
             "('sc2', 'tok', 'A2', 'S', 'G', 'R', '{}', 'run', TIMESTAMP '2026-01-01')",
-            "INSERT INTO record.masks VALUES ('m', 'default', '{}', 'sc', 'now', 4, 3, 'run', TIMESTAMP '2026-01-01'), "
+            "INSERT INTO record.masks (mask_id, policy, settings, scoring_id, snapshot_id, num_tokens, num_kept, run_id, created_at) VALUES ('m', 'default', '{}', 'sc', 'now', 4, 3, 'run', TIMESTAMP '2026-01-01'), "
             "('m-old', 'default', '{}', 'sc', 'now', 4, 4, 'run', TIMESTAMP '2026-01-01'), ('m2', 'none', '{}', 'sc2', 'now', 0, 0, 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ('m', 's1', [true, false]), ('m', 's2', [false, true]), ('m-old', 's1', [true, true]), "
             "('m', 's3', [true]), ('m2', 's1', [true, true])",

@@ -9,6 +9,6 @@ JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot
 JOIN record.examples AS examples ON examples.example_id = members.example_id
 JOIN record.example_sequences AS links ON links.example_id = members.example_id AND links.tokenization_id = scorings.tokenization_id
 JOIN record.sequences AS sequences ON sequences.sequence_id = links.sequence_id
-JOIN record.mask_values AS kept ON kept.sequence_id = links.sequence_id AND kept.mask_id = masks.mask_id
+JOIN record.mask_rows AS kept ON kept.sequence_id = links.sequence_id AND kept.mask_id = masks.mask_id
 WHERE masks.mask_id = $mask_id AND list_contains($branches, links.branch)
 ORDER BY members.example_id, links.branch

@@ -1,7 +1,7 @@
 -- The lists of one stored column under the current scoring, as a table macro mask_column(name). Only that column is read.
 -- Grain: one row per sequence that has values, of whatever snapshot.
 CREATE OR REPLACE TEMP MACRO mask_column(name) AS TABLE
-SELECT direction_values.sequence_id, CASE WHEN name IN ('adapt_direct', 'stab_direct') THEN direct ELSE causal END AS list
+SELECT direction_values.rowid AS row, direction_values.sequence_id, CASE WHEN name IN ('adapt_direct', 'stab_direct') THEN direct ELSE causal END AS list
 FROM record.direction_values
 JOIN record.scorings
     ON direction_values.values_id
@@ -10,7 +10,7 @@ WHERE name IN ('adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal')
   AND scorings.scoring_id = (SELECT value FROM record.pointers WHERE pointers.name = 'scoring')
 UNION ALL
 SELECT
-    signal_values.sequence_id,
+    signal_values.rowid, signal_values.sequence_id,
     CASE name
         WHEN 'entropy' THEN entropy WHEN 'margin' THEN margin WHEN 'el2n' THEN el2n WHEN 'grad_norm' THEN grad_norm ELSE loss
     END

@@ -2,7 +2,7 @@
 -- or later.
 -- Grain: one row per mask. Parameters: $keep_last, $before (NULL: age keeps nothing).
 CREATE OR REPLACE TEMP TABLE kept_masks AS
-SELECT mask_id, mask_id AS rows_id
+SELECT mask_id, coalesce(rows_id, mask_id) AS rows_id
 FROM (SELECT *, row_number() OVER (PARTITION BY policy ORDER BY created_at DESC, mask_id) AS age_rank FROM record.masks)
 WHERE mask_id IN (SELECT value FROM kept_pointers WHERE name LIKE 'mask:%')
    OR (

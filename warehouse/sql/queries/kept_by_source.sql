@@ -1,12 +1,13 @@
 -- Share of response tokens that a policy keeps, by source, with the part of all kept tokens that a source has.
 -- Grain: one row per source; NULL is the source of examples that name none.
 -- $policy = default: whose mask
+-- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH per_sequence AS (
     SELECT current.source, len(kept.keep) AS num_tokens, len(list_filter(kept.keep, lambda k: k)) AS num_kept
     FROM masks
-    JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+    JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
     JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
-    WHERE masks.is_current AND masks.policy = $policy
+    WHERE masks.is_current AND masks.policy = $policy AND ($branch = 'all' OR current.branch = $branch)
 )
 SELECT
     source, count(*) AS num_sequences, sum(num_tokens)::BIGINT AS num_tokens, sum(num_kept)::BIGINT AS num_kept,

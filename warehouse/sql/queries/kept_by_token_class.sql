@@ -3,17 +3,18 @@
 -- Counted per id of the vocabulary first, so that a text is classified once.
 -- Grain: one row per class of token.
 -- $policy = default: whose mask
+-- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH long AS (
     SELECT
         tokenizations.tokenizer_digest,
         unnest(list_select(current.token_ids, list_transform(current.response_positions, lambda p: p + 1))) AS token_id,
         unnest(kept.keep) AS keep
     FROM masks
-    JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+    JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
     JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
     JOIN record.tokenizations AS tokenizations
         ON tokenizations.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
-    WHERE masks.is_current AND masks.policy = $policy
+    WHERE masks.is_current AND masks.policy = $policy AND ($branch = 'all' OR current.branch = $branch)
 ),
 per_id AS (
     SELECT tokenizer_digest, token_id, count(*) AS num_tokens, count(*) FILTER (keep) AS num_kept FROM long GROUP BY ALL

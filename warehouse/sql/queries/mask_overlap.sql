@@ -3,16 +3,17 @@
 -- Grain: one row.
 -- $policy = default: one of them
 -- $policy_other = random: the other
+-- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH per_sequence AS (
     SELECT
         len(one.keep) AS num_tokens, len(list_filter(one.keep, lambda k: k)) AS num_one, len(list_filter(other.keep, lambda k: k)) AS num_other,
         len(list_filter(one.keep, lambda k, i: k AND other.keep[i])) AS num_both
     FROM masks AS masks_one
-    JOIN record.mask_values AS one ON one.mask_id = masks_one.mask_id
+    JOIN record.mask_rows AS one ON one.mask_id = masks_one.mask_id
     JOIN masks AS masks_other ON masks_other.is_current AND masks_other.policy = $policy_other
-    JOIN record.mask_values AS other ON other.mask_id = masks_other.mask_id AND other.sequence_id = one.sequence_id
+    JOIN record.mask_rows AS other ON other.mask_id = masks_other.mask_id AND other.sequence_id = one.sequence_id
     JOIN record.current_sequences AS current ON current.sequence_id = one.sequence_id
-    WHERE masks_one.is_current AND masks_one.policy = $policy
+    WHERE masks_one.is_current AND masks_one.policy = $policy AND ($branch = 'all' OR current.branch = $branch)
 ),
 totals AS (
     SELECT

@@ -6,7 +6,7 @@ SELECT
     current.example_id, current.branch, current.source, len(kept.keep) AS num_tokens, len(list_filter(kept.keep, lambda k: k)) AS num_kept,
     contents.content
 FROM masks
-JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
 JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
 JOIN record.examples AS contents ON contents.example_id = current.example_id
 WHERE masks.is_current AND masks.policy = $policy

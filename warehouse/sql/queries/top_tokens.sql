@@ -4,6 +4,7 @@
 -- $min_count = 5: how often a token must occur with a value
 -- $end = highest: of which end: highest or lowest
 -- $limit = 20: number of rows
+-- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH long AS (
     SELECT
         tokenizer_digest, unnest(list_select(token_ids, list_transform(response_positions, lambda p: p + 1))) AS token_id,
@@ -15,6 +16,7 @@ WITH long AS (
             ELSE error('there is no column of values ' || $column::VARCHAR || '; see token_values')
         END) AS value
     FROM record.value_lists
+    WHERE ($branch = 'all' OR branch = $branch)
 ),
 per_id AS (
     SELECT tokenizer_digest, token_id, count(value) AS num_tokens, avg(value) AS mean_value, stddev_pop(value) AS deviation

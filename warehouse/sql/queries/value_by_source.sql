@@ -1,5 +1,6 @@
 -- Mean value components and losses by source, with the share of tokens whose own loss helps adaptation: which data to take more of.
 -- Grain: one row per source; NULL is the source of examples that name none.
+-- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH per_sequence AS (
     SELECT
         source, len(response_positions) AS num_tokens,
@@ -11,6 +12,7 @@ WITH per_sequence AS (
         list_sum(loss::DOUBLE[]) AS loss, list_count(loss) AS num_loss,
         list_sum(ref_loss::DOUBLE[]) AS ref_loss, list_count(ref_loss) AS num_ref_loss
     FROM record.value_lists
+    WHERE ($branch = 'all' OR branch = $branch)
 )
 SELECT
     source, count(*) AS num_sequences, sum(num_tokens)::BIGINT AS num_tokens,

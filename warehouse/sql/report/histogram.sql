@@ -8,7 +8,7 @@ WITH tokens AS (
         unnest(stab_direct) AS stab_direct, unnest(stab_causal) AS stab_causal, unnest(loss) AS loss, unnest(ref_loss) AS ref_loss,
         unnest(entropy) AS entropy, unnest(margin) AS margin, unnest(el2n) AS el2n, unnest(grad_norm) AS grad_norm
     FROM record.value_lists AS values_
-    LEFT JOIN record.mask_values AS kept ON kept.mask_id = $mask_id::VARCHAR AND kept.sequence_id = values_.sequence_id
+    LEFT JOIN record.mask_rows AS kept ON kept.mask_id = $mask_id::VARCHAR AND kept.sequence_id = values_.sequence_id
 ),
 long AS (
     SELECT name, value::DOUBLE AS value, keep

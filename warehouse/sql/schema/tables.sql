@@ -56,10 +56,12 @@ CREATE TABLE record.scorings (
 
 CREATE TABLE record.masks (
     mask_id VARCHAR, policy VARCHAR, settings VARCHAR, scoring_id VARCHAR, snapshot_id VARCHAR, num_tokens UBIGINT,
-    num_kept UBIGINT, run_id VARCHAR, created_at TIMESTAMP
+    num_kept UBIGINT, run_id VARCHAR, created_at TIMESTAMP,
+    rows_id VARCHAR -- rows of mask_values that masks of several snapshots share; NULL: those of its own mask_id
 );
 
-CREATE TABLE record.mask_values (mask_id VARCHAR, sequence_id VARCHAR, keep BOOLEAN[], weight FLOAT[]);
+-- mask_id: the mask, or the rows_id of the masks that share the row.
+CREATE TABLE record.mask_values (mask_id VARCHAR, sequence_id VARCHAR, keep BOOLEAN[], weight FLOAT[], num_kept UINTEGER);
 
 CREATE TABLE record.receipts (stage VARCHAR, identity VARCHAR, num_rows UBIGINT, run_id VARCHAR, committed_at TIMESTAMP);
 

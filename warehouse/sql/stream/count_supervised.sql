@@ -8,5 +8,5 @@ JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
 JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id
 JOIN record.example_sequences AS links ON links.example_id = members.example_id AND links.tokenization_id = scorings.tokenization_id
 JOIN record.sequences AS sequences ON sequences.sequence_id = links.sequence_id
-JOIN record.mask_values AS kept ON kept.sequence_id = links.sequence_id AND kept.mask_id = masks.mask_id
+JOIN record.mask_rows AS kept ON kept.sequence_id = links.sequence_id AND kept.mask_id = masks.mask_id
 WHERE masks.mask_id = $mask_id

@@ -1,7 +1,7 @@
 -- How many sequences and tokens a stream of a mask holds, each once. Grain: one row. Parameters: $mask_id.
 SELECT count(*)::BIGINT AS num_sequences, coalesce(sum(len(sequences.token_ids)), 0)::BIGINT AS num_tokens
 FROM record.sequences AS sequences
-JOIN record.mask_values AS kept ON kept.sequence_id = sequences.sequence_id AND kept.mask_id = $mask_id
+JOIN record.mask_rows AS kept ON kept.sequence_id = sequences.sequence_id AND kept.mask_id = $mask_id
 WHERE sequences.sequence_id IN (
     SELECT links.sequence_id
     FROM record.masks AS masks

@@ -7,7 +7,7 @@ FROM (
         sequences.sequence_id, sequences.token_ids, list_where(sequences.response_positions, kept.keep) AS kept_positions,
         list_where(kept.weight, kept.keep) AS kept_weights
     FROM record.sequences AS sequences
-    JOIN record.mask_values AS kept ON kept.sequence_id = sequences.sequence_id AND kept.mask_id = $mask_id
+    JOIN record.mask_rows AS kept ON kept.sequence_id = sequences.sequence_id AND kept.mask_id = $mask_id
     WHERE sequences.sequence_id IN (
         SELECT links.sequence_id
         FROM record.masks AS masks

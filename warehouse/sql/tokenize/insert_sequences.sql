@@ -1,9 +1,7 @@
--- Sequences not yet known. Reads: incoming (sequence_id NULL for a rejected example, lists).
+-- Sequences not yet known. Reads: incoming (distinct sequences, lists).
 INSERT INTO record.sequences (sequence_id, token_ids, response_positions, end_of_turn_positions)
-SELECT
-    incoming.sequence_id, any_value(incoming.token_ids), any_value(incoming.response_positions), any_value(incoming.end_of_turn_positions)
+SELECT incoming.sequence_id, incoming.token_ids, incoming.response_positions, incoming.end_of_turn_positions
 FROM incoming
-ANTI JOIN record.sequences AS known ON known.sequence_id = incoming.sequence_id
-WHERE incoming.sequence_id IS NOT NULL
-GROUP BY incoming.sequence_id
-ORDER BY incoming.sequence_id
+ANTI JOIN (
+    SELECT stored.sequence_id FROM record.sequences AS stored SEMI JOIN incoming ON incoming.sequence_id = stored.sequence_id
+) AS known ON known.sequence_id = incoming.sequence_id

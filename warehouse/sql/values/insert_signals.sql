@@ -2,5 +2,9 @@
 INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy, margin, el2n, grad_norm)
 SELECT $signals_id, incoming.sequence_id, incoming.loss, incoming.entropy, incoming.margin, incoming.el2n, incoming.grad_norm
 FROM incoming
-ANTI JOIN (SELECT sequence_id FROM record.signal_values WHERE signals_id = $signals_id) AS known
-    ON known.sequence_id = incoming.sequence_id
+ANTI JOIN (
+    SELECT stored.sequence_id
+    FROM record.signal_values AS stored
+    SEMI JOIN incoming ON incoming.sequence_id = stored.sequence_id
+    WHERE stored.signals_id = $signals_id
+) AS known ON known.sequence_id = incoming.sequence_id

@@ -7,7 +7,7 @@ SELECT
     unnest(current.response_positions) AS position, unnest(kept.keep) AS keep, unnest(coalesce(kept.weight, kept.keep::FLOAT[])) AS weight
 FROM record.pointers AS pointers
 JOIN record.masks AS masks ON masks.mask_id = pointers.value
-JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
 JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
 WHERE pointers.name LIKE 'mask:%'
   AND masks.scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')

@@ -1,0 +1,51 @@
+"""Laws of bench/warehouse.py: every part runs at a tiny size, its masks are those of plain DuckDB, and the data are those that the seed says."""
+
+import numpy as np
+import pytest
+
+from bench.warehouse import PARTS, POLICIES, main, measure, number
+from bench.warehouse_case import HEADER, Bench, row
+from bench.warehouse_data import shards
+from bench.warehouse_raw import MASKS, QUERIES
+from warehouse.named_queries import names
+
+TOKENS = 20_000
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return measure(Bench(tmp_path_factory.mktemp("bench"), TOKENS), inside=True)
+
+
+def test_every_part_measures_and_the_plain_masks_keep_as_many(found):  # bench_mask compares the counts itself
+    assert {f"mask: {name}" for name in POLICIES} <= set(found)
+    assert set(MASKS) <= set(POLICIES)
+    assert set(QUERIES) <= set(names())
+    for name, case in found.items():
+        assert len(case.seconds) == len(case.cpu) >= 1, name
+        assert min(case.seconds) > 0
+        assert case.peak_bytes > 2**20
+        assert row(name, case).count("|") == HEADER.splitlines()[0].count("|")
+    for name in MASKS:
+        assert len(found[f"mask: {name}"].raw_seconds) == 1
+
+
+def test_the_data_have_the_tokens_that_are_asked_for_and_come_from_their_seed_alone():
+    drawn, again, other = (list(shards(TOKENS, seed)) for seed in (0, 0, 1))
+    assert TOKENS <= sum(shard.num_tokens for shard in drawn) < TOKENS + 2048
+    assert [shard.values for shard in drawn] == [shard.values for shard in again]
+    assert drawn[0].values != other[0].values
+    for shard in drawn:
+        lengths = np.array([len(positions) for positions in shard.sequences.column("response_positions").to_pylist()])
+        assert lengths.min() >= 2
+        for name in ("adapt_direct", "loss"):
+            assert [len(values) for values in shard.values.column(name).to_pylist()] == lengths.tolist()
+        assert [len(values) for values in shard.reference.column("loss").to_pylist()] == lengths.tolist()
+
+
+def test_sizes_are_written_short_and_parts_are_known(capsys):
+    assert [number(text) for text in ("20M", "200k", "1000", "0.5M")] == [20_000_000, 200_000, 1000, 500_000]
+    with pytest.raises(SystemExit):
+        main(["--only", "mask"])
+    told = capsys.readouterr().err
+    assert all(part in told for part in PARTS)

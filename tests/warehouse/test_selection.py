@@ -1,0 +1,68 @@
+"""Laws of warehouse/selection.py: ranks and selections agree with a sort in plain Python, for both shapes of group."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from warehouse import selection
+from warehouse.selection import highest, num_of_share, ranks_in_rows, ranks_of_all, responses
+
+VALUES = st.one_of(st.sampled_from([np.nan, 0.0, -0.0, 1.0, -1.0]), st.floats(width=32, allow_nan=False, allow_infinity=False))
+
+
+def slow_ranks(values):
+    """First and last rank among the values that are not NaN; None for NaN."""
+    present = [x for x in values if x == x]
+    return [(sum(y < x for y in present) + 1, sum(y <= x for y in present)) if x == x else None for x in values]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(VALUES, min_size=1, max_size=40), st.sampled_from([np.float32, np.float64]), st.integers(1, 7))
+def test_ranks_of_a_long_array_and_of_rows_are_those_of_a_slow_count(values, dtype, block):
+    expected = slow_ranks(values)
+    before, selection._RUN_BLOCK = selection._RUN_BLOCK, block  # so small that parts end inside runs of equal values
+    try:
+        found = {
+            int(place): (int(first), int(last))
+            for part in ranks_of_all(np.array(values, dtype))
+            for place, first, last in zip(*part, strict=True)
+        }
+    finally:
+        selection._RUN_BLOCK = before
+    assert [found.get(place) for place in range(len(values))] == expected
+    first, last = ranks_in_rows(np.array([values, values[::-1]], dtype))
+    for row, one in enumerate((expected, expected[::-1])):
+        assert [None if rank is None else (first[row, i], last[row, i]) for i, rank in enumerate(one)] == one
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(VALUES, min_size=1, max_size=20), st.integers(0, 25))
+def test_the_highest_of_a_row_are_those_of_a_stable_sort(values, num_kept):
+    order = sorted((i for i, x in enumerate(values) if x == x), key=lambda i: (-values[i], i))
+    kept = highest(np.array([values]), np.array([num_kept]))[0]
+    assert np.flatnonzero(kept).tolist() == sorted(order[:num_kept])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 40))
+def test_every_token_is_in_one_place_of_one_matrix(lengths, places):
+    before, selection._MATRIX_PLACES = selection._MATRIX_PLACES, places
+    try:
+        seen, found = np.zeros(sum(lengths), int), np.zeros(sum(lengths))
+        for rows in responses(np.array(lengths, np.int64)):
+            values = rows.take(np.arange(sum(lengths), dtype=np.float64))
+            assert np.isnan(values).sum() == (~rows.there_RN).sum()
+            rows.put(found, values)
+            np.add.at(seen, rows.places_RN[rows.there_RN], 1)
+    finally:
+        selection._MATRIX_PLACES = before
+    assert (seen == 1).all()
+    assert found.tolist() == list(range(sum(lengths)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "counts", "expected"), [(0.07, [100, 0, 1], [7, 0, 1]), (1.0, [3], [3]), (0.0, [3], [0]), (1e-9, [5], [1])]
+)
+def test_a_share_is_rounded_up_without_binary_noise(keep, counts, expected):
+    assert num_of_share(keep, np.array(counts)).tolist() == expected

@@ -1,0 +1,195 @@
+"""The arithmetic of a mask (DESIGN 3.6): from stored values to flags and weights of every response token.
+
+Total order: score from high to low, then position, then sequence_id. Kept are the highest of each scope, the minimum of each response, and
+the protected tokens. Within a response everything happens block by block; wider scopes need the scores of all tokens at once.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from warehouse.policy_settings import PolicySettings
+from warehouse.scores import AnyScores, Groups, RandomScores, ValueScores, per_sequence, read_positions, to_37_bits
+from warehouse.selection import Floats, Integers, highest, num_of_share, ranks_in_rows, ranks_of_all, responses
+from warehouse.token_columns import Block, TokenColumns
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A computed mask.
+
+    Attributes:
+        columns: whose tokens.
+        keep: whether a token is kept, [T].
+        weights: of a soft policy: 0 where a token is not kept, [T]; None for a hard one.
+    """
+
+    columns: TokenColumns
+    keep: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None
+
+    def rows(self) -> pa.Table:
+        """Give the rows of record.mask_values, with `place` for the sequence."""
+        schema = pa.schema([
+            ("place", pa.int64()), ("keep", pa.list_(pa.bool_())), ("weight", pa.list_(pa.float32())), ("num_kept", pa.uint32()),
+        ])  # fmt: skip
+        return pa.Table.from_batches(self._batches(schema), schema)
+
+    def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for block in self.columns.blocks():
+            offsets = pa.array(np.concatenate([[0], np.cumsum(block.lengths)]).astype(np.int32))
+            keep = self.keep[block.tokens]
+            num_kept = per_sequence(np.add, keep.astype(np.uint32), block)
+            weight = pa.nulls(len(block.lengths), pa.list_(pa.float32()))
+            if self.weights is not None:
+                weight = pa.ListArray.from_arrays(offsets, pa.array(self.weights[block.tokens]))
+            places = pa.array(np.arange(block.sequences.start, block.sequences.stop))
+            lists = pa.ListArray.from_arrays(offsets, pa.array(keep))
+            yield pa.RecordBatch.from_arrays([places, lists, weight, pa.array(num_kept)], schema=schema)
+
+
+def compute(columns: TokenColumns, settings: PolicySettings) -> Mask:
+    """Compute the mask of the sequences in mask_sequences.
+
+    Args:
+        columns: of these sequences.
+        settings: what the policy does.
+
+    Returns:
+        the mask.
+    """
+    if settings.select == "all" or columns.num_tokens == 0:
+        no_weights = np.zeros(0, np.float32) if settings.soft == "rank" and settings.select != "all" else None
+        return Mask(columns, np.ones(columns.num_tokens, np.bool_), no_weights)
+    protected = _protected(columns, settings)
+    counts = None
+    if settings.select == "random" and settings.threshold is not None:  # as many as by value
+        with closing(ValueScores(columns, settings)) as scores:
+            counts = np.concatenate([_no_counts(), *columns.each(lambda block: _num_reaching(scores, settings, block, protected))])
+    with closing(RandomScores(columns, settings) if settings.select == "random" else ValueScores(columns, settings)) as scores:
+        selection = _Selection(columns, settings, scores, protected, counts)
+        keep, weights = selection.of_responses() if settings.scope == "response" else selection.of_groups()
+    keep |= protected
+    if weights is not None:
+        weights[protected] = 1
+        weights[~keep] = 0
+    return Mask(columns, keep, weights)
+
+
+def _no_counts() -> Integers:
+    return np.zeros(0, np.int64)
+
+
+def _protected(columns: TokenColumns, settings: PolicySettings) -> NDArray[np.bool_]:
+    protected = np.zeros(columns.num_tokens, np.bool_)
+    if settings.protect_end_of_turn:
+        found = columns.warehouse.run("masks/read_protected").fetchnumpy()
+        protected[columns.starts[np.asarray(found["place"])] + np.asarray(found["token"]) - 1] = True
+    return protected
+
+
+def _threshold(settings: PolicySettings) -> float:
+    """Return the threshold in units of the scores, rounded as they are."""
+    assert settings.threshold is not None, "asked for only where there is one"
+    return float(to_37_bits(np.array([settings.threshold / settings.scale()]))[0])
+
+
+def _num_reaching(scores: AnyScores, settings: PolicySettings, block: Block, protected: NDArray[np.bool_]) -> Integers:
+    reaches = (scores.of(block) >= _threshold(settings)) & ~protected[block.tokens]
+    return per_sequence(np.add, reaches.astype(np.int64), block)
+
+
+class _Selection:
+    """One selection: scores, how many are kept, and which."""
+
+    def __init__(
+        self, columns: TokenColumns, settings: PolicySettings, scores: AnyScores, protected: NDArray[np.bool_], counts: Integers | None
+    ) -> None:
+        self.columns, self.settings, self.scores, self.protected, self.counts = columns, settings, scores, protected, counts
+        self.keep = np.zeros(columns.num_tokens, np.bool_)
+        self.weights = np.zeros(columns.num_tokens, np.float32) if settings.soft == "rank" else None
+
+    def of_responses(self) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Select in each response; returns (keep, weights)."""
+        self.columns.each(self._of_block)
+        return self.keep, self.weights
+
+    def _eligible(self, block: Block) -> Floats:
+        scores = self.scores.of(block)
+        scores[self.protected[block.tokens]] = np.nan
+        return scores
+
+    def _of_block(self, block: Block) -> None:
+        scores = self._eligible(block)
+        counts = None if self.counts is None else self.counts[block.sequences]
+        for rows in responses(block.lengths):
+            scores_RN = rows.take(scores)
+            num_eligible_R = np.count_nonzero(~np.isnan(scores_RN), axis=1)
+            num_kept_R = self._num_kept(scores_RN, num_eligible_R, None if counts is None else counts[rows.rows])
+            rows.put(self.keep[block.tokens], highest(scores_RN, np.maximum(num_kept_R, self.settings.min_kept)))
+            if self.weights is not None:
+                _, last_RN = ranks_in_rows(scores_RN)
+                rows.put(self.weights[block.tokens], last_RN / np.maximum(num_eligible_R, 1)[:, None])
+
+    def _num_kept(self, scores_RN: Floats, num_eligible_R: Integers, counts_R: Integers | None) -> Integers:
+        if counts_R is not None:
+            return counts_R
+        if self.settings.threshold is not None:
+            reaching_R: Integers = np.count_nonzero(scores_RN >= _threshold(self.settings), axis=1)
+            return reaching_R
+        return num_of_share(self.settings.keep, num_eligible_R)
+
+    def of_groups(self) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+        """Select in sources or the data set; returns (keep, weights)."""
+        scores = np.empty(self.columns.num_tokens)
+
+        def fill(block: Block) -> None:
+            scores[block.tokens] = self._eligible(block)
+
+        self.columns.each(fill)
+        read_positions(self.columns)  # they break ties
+        groups = Groups.make(self.columns, self.settings.scope)
+        counts = None if self.counts is None else np.bincount(groups.of_sequence, self.counts, groups.num).astype(np.int64)
+        for group, tokens in groups.tokens(self.columns):
+            self._of_group(scores, tokens, None if counts is None else counts[group : group + 1])
+        self._keep_minimum(scores)
+        return self.keep, self.weights
+
+    def _of_group(self, scores: Floats, tokens: slice | Integers, counts_R: Integers | None) -> None:
+        mine = scores[tokens]
+        eligible = mine[~np.isnan(mine)]
+        num_kept = int(self._num_kept(eligible[None], np.array([len(eligible)]), counts_R)[0])
+        if self.weights is not None:
+            for places, _, last in ranks_of_all(mine):
+                self.weights[places if isinstance(tokens, slice) else tokens[places]] = last / len(eligible)
+        if num_kept == 0:
+            return
+        first = len(eligible) - num_kept
+        eligible.partition(first)
+        threshold = eligible[first]
+        room = num_kept - int(np.count_nonzero(eligible[first:] > threshold))
+        self.keep[tokens] = mine > threshold
+        tied = np.flatnonzero(mine == threshold)
+        self.keep[self._first_by_position(tied if isinstance(tokens, slice) else tokens[tied], room)] = True
+
+    def _first_by_position(self, tokens: Integers, num: int) -> Integers:
+        """Return the first of some tokens by position, then sequence_id."""
+        if num == len(tokens):
+            return tokens
+        sequences = np.searchsorted(self.columns.starts, tokens, side="right") - 1
+        positions = self.columns.some("positions", tokens)
+        return tokens[np.lexsort((self.columns.numbers[sequences], positions))[:num]]
+
+    def _keep_minimum(self, scores: Floats) -> None:
+        """Keep the `min_kept` highest of the responses that have fewer: both rules keep a beginning of the response's own order."""
+
+        def num_kept(block: Block) -> Integers:
+            return per_sequence(np.add, self.keep[block.tokens].astype(np.int64), block)
+
+        lacking = np.flatnonzero(np.concatenate([_no_counts(), *self.columns.each(num_kept)]) < self.settings.min_kept)
+        for rows in responses(self.columns.lengths, lacking):
+            rows.put(self.keep, highest(rows.take(scores), np.full(len(rows.rows), self.settings.min_kept)))
