@@ -1,5 +1,6 @@
 """The figures of a report: head, columns with their distributions, masks, trainings, drift. All are over all values, not a sample."""
 
+from pathlib import PurePath
 from typing import Any
 
 import polars as pl
@@ -46,11 +47,20 @@ def _head(reader: Reader) -> dict[str, Any]:
     row = reader.frame("report/header").row(0, named=True)
     release = reader.release
     folder = release.folder.parent.parent.resolve()
-    return row | {
-        "warehouse_name": folder.name if folder.name != "warehouse" else f"{folder.parent.name}/{folder.name}",
-        "release_id": release.release_id,
-        "released_at": f"{release.created_at:%Y-%m-%d %H:%M}",
+    # A report is sent to others: of a model's folder on this machine its name is told, of a hub name all.
+    models = {
+        key: PurePath(row[key]).name if row[key] and PurePath(row[key]).is_absolute() else row[key]
+        for key in ("reference_model", "scoring_model")
     }
+    return (
+        row
+        | models
+        | {
+            "warehouse_name": folder.name if folder.name != "warehouse" else f"{folder.parent.name}/{folder.name}",
+            "release_id": release.release_id,
+            "released_at": f"{release.created_at:%Y-%m-%d %H:%M}",
+        }
+    )
 
 
 def _policy(reader: Reader, columns: list[dict[str, Any]], mask: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ function masksPanel(content, state) {
 function rule(settings) {
   if (settings.select === undefined) return JSON.stringify(settings);
   if (settings.select === "all") return "every token";
-  const rate = settings.threshold === null ? `the best ${percent(settings.keep)}` : `score at least ${settings.threshold}`;
+  const rate = settings.threshold === null ? `${settings.select === "random" ? "" : "the best "}${percent(settings.keep)}` : `score at least ${settings.threshold}`;
   const weights = Object.entries(settings.weights).filter(([, weight]) => weight).map(([name, weight]) => (weight === 1 ? name : `${weight} · ${name}`));
   const score = settings.select === "random" ? "at random" : `by ${settings.expression ?? weights.join(" + ")}`;
   const normal = settings.expression || settings.select === "random" || settings.normalization === "none" ? "" : `, ${settings.normalization === "zscore" ? "z-scores" : "ranks"} over the ${settings.normalize_over === "dataset" ? "data set" : settings.normalize_over}`;

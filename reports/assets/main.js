@@ -29,7 +29,7 @@ function howToRead({ head, embedded, sample }) {
       "Adaptation is measured against the validation loss (what should be learnt), stability against forgetting."),
     h("p", {}, h("strong", {}, "Positive (blue) = helps: "), "a step on the token lowers that loss. ", h("strong", {}, "Negative (orange) = hurts. "),
       "The unit is nats per unit of the direction D, which is another one for adaptation than for stability: sizes compare within a column." +
-      (sample.sequences.branch_names.includes("rejected") ? " Of a rejected response, the values are those of making it less likely." : "")),
+      (sample.sequences.branch_names.includes("rejected") ? " Of a pair, values are times ω = β σ(−margin), the weight of the pair in DPO; those of a rejected response are of making it less likely." : "")),
     h("p", {}, "Colour grows with the square root of the value; its range holds 98% of all tokens, what lies beyond has the full colour. Loss, reference loss and entropy are in nats (purple: larger); they say how surprising a token is, not whether it is good."),
     h("p", {}, "Masked tokens are struck through: the policy gives them no gradient. ↵ is a line break, ␣ a space, ⟨U+…⟩ a character that would not show."),
     h("p", {}, "Point at a token for its values, or go to a response with the Tab key and from token to token with the arrow keys; Escape hides the values."),

@@ -30,6 +30,7 @@ def values(number, branch, column):
 
 
 def signals(number, branch):
+    """Losses, the same under both models: every margin is 0, and with β = 2 values are weighed by β σ(0) = 1."""
     return [abs(value or 0) for value in values(number, branch, 4)]
 
 
@@ -60,7 +61,9 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
         when = [warehouse.con.execute(f"SELECT {WHEN} + INTERVAL {n} DAY").fetchall()[0][0] for n in range(3)]
         insert("vocabulary", [("v", number, token) for number, token in enumerate(VOCABULARY)])
         insert("tokenizations", [("tok", "v", "{}", "run", when[0])])
-        insert("snapshots", [("snap", "train", num_examples, num_examples, 0, "run", when[0])])
+        insert(
+            "snapshots", [("snap", "train", "preference" if len(branches) > 1 else "sft", num_examples, num_examples, 0, "run", when[0])]
+        )
         insert(
             "scorings",
             [
@@ -113,7 +116,13 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
             insert("training_metrics", [(training, *point) for point in curve])
         insert(
             "pointers",
-            [("snapshot", "snap"), ("tokenization", "tok"), ("scoring", "new"), *((f"mask:{name}", mask) for name, mask, _ in names)],
+            [
+                ("snapshot", "snap"),
+                ("tokenization", "tok"),
+                ("scoring", "new"),
+                ("beta", "2.0"),
+                *((f"mask:{name}", mask) for name, mask, _ in names),
+            ],
         )
         for table, rows in waiting.items():
             places = ", ".join("(" + ", ".join("?" for _ in row) + ")" for row in rows)
