@@ -139,11 +139,11 @@ configure()
 from tasks import runners
 from tests.flows import world
 
-original = runners.score_shard
+original, fate = runners.score_shard, sys.argv[2]  # the function goes to the workers by value, with what it names
 
 def score_shard(shard):
     mark = shard.folder.parent.parent / "killed"
-    if sys.argv[2] == "kill" and shard.number == 1 and not mark.exists():
+    if fate == "kill" and shard.number == 1 and not mark.exists():
         mark.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     return original(shard)
