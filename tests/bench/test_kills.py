@@ -10,8 +10,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from bench.kills import JOBS, STAGES
+from bench.kills import STAGES
 from bench.kills_check import check, rows_of
+from bench.kills_jobs import JOBS
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def test_kills_at_random_times_lose_nothing(tmp_path):
 ONE_JOB = """
 import sys
 from pathlib import Path
-from bench.kills import do_job
+from bench.kills_jobs import do_job
 here = Path(sys.argv[1])
 (here / "stage").write_bytes(b"begin".ljust(20))
 do_job(here, 0, 12)
