@@ -269,7 +269,9 @@ def test_values_do_not_depend_on_batch_mates_order_or_padding(paired, paired_onc
         assert [row[:2] for row in found] == [row[:2] for row in expected]
         for one, other in zip(found, expected, strict=True):
             for a, b in zip(one[2:4], other[2:4], strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+                assert (a is None) == (b is None)  # not all that is known of the scoring model is kept of the reference
+                if b is not None:
+                    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
 def test_a_killed_run_goes_on_to_the_values_and_masks_of_an_uninterrupted_one(made, driver, tmp_path):
@@ -344,10 +346,10 @@ def test_a_policy_may_do_otherwise_on_one_branch(paired):
 def test_status_tells_that_nothing_is_to_be_done_and_what_beta_would_change(paired):
     from tasks import status
     from tasks.settings import load
-    from warehouse.read import read
+    from warehouse.read import Reader
 
     def told(*overrides):
-        with read(paired.warehouse) as reader:
+        with Reader(paired.warehouse) as reader:
             return dict(status.plan(load(paired.config, overrides), reader))
 
     now = told()
@@ -361,12 +363,12 @@ def test_status_tells_that_nothing_is_to_be_done_and_what_beta_would_change(pair
 
 
 def test_named_queries_tell_branches_and_sources_of_pairs_apart(paired_once):
-    from warehouse.read import read
+    from warehouse.read import Reader
 
-    with read(paired_once.warehouse) as reader:
+    expected = dict(paired_once.sql("SELECT source, avg((margin > 0)::INT) FROM pairs GROUP BY source"))
+    with Reader(paired_once.warehouse) as reader:
         margins = reader.named("margins_by_source")
         assert margins.select("source", "num_pairs").sort("source").rows() == [("a", NUM_PAIRS // 2), ("b", NUM_PAIRS // 2)]
-        expected = dict(paired_once.sql("SELECT source, avg((margin > 0)::INT) FROM pairs GROUP BY source"))
         assert dict(margins.select("source", "accuracy").rows()) == pytest.approx(expected)
         for name in ("value_by_source", "kept_by_source", "end_of_turn_value", "kept_by_position_decile"):
             both, one, other = (reader.named(name, branch=branch)["num_tokens"].sum() for branch in ("all", "chosen", "rejected"))
@@ -378,10 +380,10 @@ def test_named_queries_tell_branches_and_sources_of_pairs_apart(paired_once):
 def test_an_example_is_told_with_both_branches(paired_once, capsys):
     from reports.story import print_story
     from warehouse.explain import explain
-    from warehouse.read import read
+    from warehouse.read import Reader
 
     ((example_id,),) = paired_once.sql("SELECT min(example_id) FROM pairs")
-    with read(paired_once.warehouse) as reader:
+    with Reader(paired_once.warehouse) as reader:
         story = explain(reader, example_id)
         print_story(story)
     assert set(story.values["branch"]) == {"chosen", "rejected"}
