@@ -61,8 +61,8 @@ def test_killed_run_loses_one_part_at_most(prepared, driver, tmp_path):
     driver.run_killed("value", folder=str(project.folder), point="part half written", number=7)  # the first part has number 1
     (work,) = (project.warehouse / "work").iterdir()
     plan = json.loads((work / "plan.json").read_text())
-    committed = int((work / "committed").read_text()) if (work / "committed").is_file() else 0
-    finished = committed + len(list(work.glob("part-*")))
+    committed = json.loads((work / "committed").read_text()) if (work / "committed").is_file() else []
+    finished = len(committed) + len(list(work.glob("part-*")))
     assert (plan["model"], 0 < finished < len(plan["parts"])) == ("scoring", True)
     counts = driver.run("value", folder=str(project.folder))
     assert counts["score"]["num_sequences"] == sum(len(batch) for part in plan["parts"][finished:] for batch in part)

@@ -161,8 +161,8 @@ class Project:
         return _ask(self.warehouse / "alphatoken.duckdb", query)
 
     def bytes_of_warehouse(self) -> dict[str, bytes]:
-        """Read every file of the warehouse but the lock."""
-        files = (p for p in sorted(self.warehouse.rglob("*")) if p.is_file() and p.name != "writer.lock")
+        """Read every file of the warehouse but the lock and the mark that a server has heard of a release."""
+        files = (p for p in sorted(self.warehouse.rglob("*")) if p.is_file() and p.name not in {"writer.lock", "announced"})
         return {str(p.relative_to(self.warehouse)): p.read_bytes() for p in files}
 
 
