@@ -4,6 +4,8 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from reports.study import Study
+from reports.study import markdown as study_markdown
 from reports.summary import failure_markdown, markdown, training_markdown
 from tasks.runs import Run
 from tasks.training import TrainingReceipt
@@ -29,6 +31,11 @@ def show_training(run: Run, receipt: TrainingReceipt) -> None:
     """Show what a training measured."""
     create_markdown_artifact(key="train-masked", markdown=training_markdown(receipt.policy, receipt.trained, receipt.metrics))
     _link(run)
+
+
+def show_study(done: Study) -> None:
+    """Show table and verdict of a study."""
+    create_markdown_artifact(key="study", markdown=study_markdown(done))
 
 
 def _link(run: Run) -> None:

@@ -129,6 +129,24 @@ def run(
 
 
 @app.command()
+def study(
+    config: Config = DEFAULT_CONFIG,
+    set_: Set = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table (study.md) and the plot (study.svg).")] = Path("study"),
+) -> None:
+    """Do masks help on your model and data? Train every policy at several learning rates and seeds, and compare with what costs nothing."""
+    from flows.study import study as compare
+    from reports.study import markdown, plot
+
+    done = compare(str(config), list(set_ or []))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "study.md").write_text(markdown(done), encoding="utf-8")
+    (out / "study.svg").write_text(plot(done), encoding="utf-8")
+    typer.echo(markdown(done))
+    typer.echo(f"table and plot: {out / 'study.md'}, {out / 'study.svg'}")
+
+
+@app.command()
 def selftest(config: Config = DEFAULT_CONFIG, set_: Set = None) -> None:
     """Check the engine on your model, dtype and directions: exact, batched, low-rank, half precision; status 1 where it fails."""
     from flows.self_test import self_test

@@ -17,6 +17,7 @@ from models.chat import TokenizeSettings
 from models.settings import ModelSettings, ScoringSettings
 from models.training_settings import PreferenceSettings, TrainingSettings
 from tasks.operations import ScheduleSettings, WorkerSettings
+from tasks.study_settings import StudySettings
 from warehouse.alert_settings import AlertSettings
 from warehouse.ingest import SourceSettings
 from warehouse.policies import BUILT_IN, PolicySettings
@@ -64,6 +65,7 @@ class Configuration:
         alerts: figures of the data that are watched.
         schedule: when runs start.
         workers: who shares the scoring.
+        study: which trainings a study compares.
         base: folder that relative paths start from: that of the configuration file.
     """
 
@@ -79,6 +81,7 @@ class Configuration:
     alerts: AlertSettings = field(default_factory=AlertSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
+    study: StudySettings = field(default_factory=StudySettings)
     base: Path = Path()
 
     @property

@@ -206,6 +206,6 @@ def set_evaluation(run: Run, validation_id: str, evaluation_id: str) -> None:
 
 
 @retried
-def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> training.TrainingReceipt:
+def train(run: Run, policy: str, report: Callable[[str, int, int], None], *, keep_model: bool = True) -> training.TrainingReceipt:
     """Fine-tune on the mask of a policy, from the current release."""
-    return training.train(run, policy, report)
+    return training.train(run, policy, report, keep_model=keep_model)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +48,14 @@ class TrainingReceipt:
     metrics: dict[str, float]
 
 
-def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> TrainingReceipt:
+def train(run: Run, policy: str, report: Callable[[str, int, int], None], *, keep_model: bool = True) -> TrainingReceipt:
     """Fine-tune on the mask of a policy, from the current release; of several processes each takes its share of every batch.
 
     Args:
         run: the run.
         policy: name of the policy.
         report: told about progress.
+        keep_model: whether the trained model stays on disk. Where not, a training whose figures are noted is not done again either.
 
     Returns:
         what was trained, or what was there.
@@ -64,9 +66,9 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
     take_device(run.config.model)
     with opened(run.config.warehouse_folder) as (con, release):
         plan = plan_training(run, Queries(con), policy)
-        if plan.done is not None:
+        if plan.done is not None or (plan.is_noted and not keep_model):
             metrics = Queries(con).run("training/final_metrics", training_id=plan.training_id).fetchall()
-            return TrainingReceipt(plan.training_id, policy, str(plan.done), False, dict(metrics))
+            return TrainingReceipt(plan.training_id, policy, str(plan.done or "not kept"), False, dict(metrics))
         settings = run.config.training
         stream = MaskedStream(
             con,
@@ -86,6 +88,8 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None]) -> Tra
         checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
         if rank() == 0:
             note_training(run, plan, policy, release, checkpoint, metrics_at)
+            if not keep_model:
+                shutil.rmtree(checkpoint.parent)
         leave()
     final = {f"{name}_before": value for (step, name), value in metrics_at.items() if step == 0}
     final |= {name: value for (step, name), value in metrics_at.items() if step > 0 and (name == "train_seconds" or name[:6] != "train_")}

@@ -42,7 +42,8 @@ class TrainingPlan:
         evaluates_pairs: whether they are pairs.
         retention: texts of the evaluation half of the retention text.
         settings: what training_id is the digest of.
-        done: checkpoint of this very training if it ran before.
+        done: checkpoint of this very training if it ran before and its folder is there.
+        is_noted: whether its figures are in the release, wherever its checkpoint is.
     """
 
     training_id: str
@@ -54,6 +55,7 @@ class TrainingPlan:
     retention: list[str]
     settings: dict[str, Any]
     done: Path | None
+    is_noted: bool
 
 
 def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
@@ -102,7 +104,16 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
     row = release.one("training/get_training", training_id=training_id)
     done = config.base / row[0] if row is not None and (config.base / row[0] / "config.json").is_file() else None
     return TrainingPlan(
-        training_id, mask_id, start, max_length, evaluation, evaluates_pairs, retention, {**described, "policy": policy}, done
+        training_id,
+        mask_id,
+        start,
+        max_length,
+        evaluation,
+        evaluates_pairs,
+        retention,
+        {**described, "policy": policy},
+        done,
+        row is not None,
     )
 
 

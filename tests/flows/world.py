@@ -199,11 +199,12 @@ def unplug(replace: Any) -> None:
     import flows.artifacts
     import flows.prune
     import flows.self_test
+    import flows.study
     import flows.train_masked
     import flows.value_tokens
     from tasks import alerts, pruning, stages
 
-    for module in (alerts, stages, pruning, flows.prune, flows.self_test, flows.train_masked, flows.value_tokens):
+    for module in (alerts, stages, pruning, flows.prune, flows.self_test, flows.study, flows.train_masked, flows.value_tokens):
         for name, found in list(vars(module).items()):
             if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)
