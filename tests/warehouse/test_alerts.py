@@ -85,7 +85,7 @@ def test_added_examples_are_compared_alone_with_all_that_were_there(tmp_path):
     folder = make(tmp_path / "wh")
     added = [
         "INSERT INTO record.examples VALUES ('e9', 'nine')",
-        "INSERT INTO record.snapshots VALUES ('after', 'train', 4, 6, 0, 'run1', TIMESTAMP '2026-02-01')",
+        "INSERT INTO record.snapshots VALUES ('after', 'train', 'sft', 4, 6, 0, 'run1', TIMESTAMP '2026-02-01')",
         "INSERT INTO record.snapshot_examples SELECT 'after', example_id, multiplicity, source, extra, file, line "
         "FROM record.snapshot_examples WHERE snapshot_id = 'snap'",
         "INSERT INTO record.snapshot_examples VALUES ('after', 'e9', 1, 'a', NULL, 'f', 9)",
