@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/alphatoken demo
 
+# Two processes of one thread each, a file's tests together: what most of them wait for is not arithmetic.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A Prefect server, workers, Ray (pip install -e '.[ray]'; skipped without it) and training on two processes: minutes.
 test-slow: .venv/ready
