@@ -274,5 +274,5 @@ def value_identities(
         adapt_values_id=digest("values", scoring_digest, adapt_digest, *how),
         stab_values_id=digest("values", scoring_digest, stab_digest, *how),
         signals_id=digest("signals", scoring_digest, *signals, *optional),
-        ref_signals_id=digest("signals", reference_digest, *signals),
+        ref_signals_id=digest("ref_signals", reference_digest, *signals),  # of the reference the loss alone is kept
     )

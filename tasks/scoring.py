@@ -108,8 +108,6 @@ def _by_needs(todo: pl.DataFrame, ids: ValueIdentities) -> Iterator[tuple[str, d
     for model, columns in _GROUPS_OF_MODEL.items():
         for flags, rows in sorted(todo.group_by(columns), key=lambda item: item[0]):
             groups = {g: identity[g] for g, lacks in zip(columns, flags, strict=True) if lacks}
-            if model == "reference" and ids.ref_signals_id == ids.signals_id and groups:
-                continue  # θ = θ_ref: the signals of the scoring model are those of the reference
             if groups:
                 yield model, groups, dict(zip(rows["sequence_id"].to_list(), rows["num_tokens"].to_list(), strict=True))
 

@@ -1,6 +1,7 @@
 """Giving freed space back: DuckDB reuses the blocks of deleted rows and never makes the file smaller, so it is written anew."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from warehouse.settings import WarehouseSettings
 
 _WORTH_IT = 0.25
 """Share of free blocks from which a file is written anew; below, the next runs fill them."""
+
+_ROOM_TO_SPARE = 1.1
+"""Free disk that a copy needs, in sizes of what the file holds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def compact(folder: Path, settings: WarehouseSettings) -> tuple[Space, bool]:
         settings: memory limit.
 
     Returns:
-        (room before, whether it was written anew).
+        (room before, whether it was written anew; it is not where the disk has no room for a copy).
     """
     live, fresh = folder / DATABASE, folder / f".{DATABASE}.compact"
     remove_leftovers(folder)
@@ -46,10 +50,17 @@ def compact(folder: Path, settings: WarehouseSettings) -> tuple[Space, bool]:
         found = Space(row[0] * row[2], row[1] * row[2])
         if found.num_free_bytes < _WORTH_IT * found.num_bytes:
             return found, False
-        attach(warehouse.con, fresh, "compact")
-        warehouse.run("compact/copy")
-        warehouse.con.execute("DETACH compact")  # checkpointed by that
-    assert not Path(f"{live}.wal").exists(), "a checkpointed and closed database has no log, which would not fit another file"
+        if shutil.disk_usage(folder).free < _ROOM_TO_SPARE * (found.num_bytes - found.num_free_bytes):
+            return found, False  # the freed blocks are filled by the next runs
+        try:
+            attach(warehouse.con, fresh, "compact")
+            warehouse.run("compact/copy")
+            warehouse.con.execute("DETACH compact")  # checkpointed by that
+        except BaseException:
+            remove_leftovers(folder)
+            raise
+    for path in (live, fresh):
+        assert not Path(f"{path}.wal").exists(), "a checkpointed and closed database has no log, which would not fit another file"
     _sync(fresh)
     fresh.replace(live)
     _sync(folder)

@@ -211,10 +211,15 @@ def _renew_receipts(warehouse: Warehouse, changed: Iterable[str], run_id: str) -
 
 
 def remove_files(folder: Path, paths: Sequence[Path]) -> None:
-    """Remove files and folders, those that DuckDB and a killed copy left behind as well."""
+    """Remove files and folders, those that DuckDB and a killed copy left behind as well.
+
+    A folder loses its name first: a process killed half-way leaves none that looks whole.
+    """
     for path in paths:
         if path.is_dir():
-            shutil.rmtree(path)
+            gone = path.with_name(f".{path.name}.gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(path.rename(gone))
         else:
             path.unlink(missing_ok=True)
     remove_leftovers(folder)

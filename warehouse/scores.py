@@ -14,9 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from warehouse import sql
-from warehouse.expressions import CLOSED
-from warehouse.policy_settings import COLUMNS, KNOWN, Group, PolicySettings
-from warehouse.selection import Flags, Floats, Integers, ranks_in_rows, ranks_of_all, responses
+from warehouse.expressions import CLOSED, Expression
+from warehouse.policy_settings import COLUMNS, DIRECTIONAL, KNOWN, Group, PolicySettings
+from warehouse.pooling import pooled
+from warehouse.selection import Floats, Integers, ranks_in_rows, ranks_of_all, responses
 from warehouse.token_columns import Block, TokenColumns
 
 _MANY_TOKENS = 1 << 26
@@ -148,6 +149,20 @@ def twice_ranks(columns: TokenColumns, flat: NDArray[np.floating], groups: Group
     return twice, sizes
 
 
+def _is_order_alone(settings: PolicySettings, expression: Expression) -> bool:
+    """Whether tokens are only compared with others of their response, by sums of directional columns.
+
+    Then the weight of the pair and the means are the same for all that are compared, and are left out: a weight of 1e-80, that of a pair with
+    a large margin, would drown the differences in the means.
+
+    Returns:
+        whether it is so.
+    """
+    compared = settings.scope == "response" and settings.threshold is None and settings.expression is None
+    names = {name.removeprefix("zscore_") for name in expression.columns}
+    return compared and names <= set(DIRECTIONAL)
+
+
 class ValueScores:
     """Scores by value, of blocks of tokens; NaN where a token has none."""
 
@@ -156,6 +171,7 @@ class ValueScores:
         self._columns, self._settings = columns, settings
         self._expression = settings.checked_expression()
         self._groups = Groups.make(columns, settings.normalize_over)
+        self._order_alone = columns.weights is not None and _is_order_alone(settings, self._expression)
         self._statistics: dict[str, Statistics] = {}
         self._sizes: dict[str, Integers] = {}
         wanted: dict[str, set[str]] = {}
@@ -191,7 +207,7 @@ class ValueScores:
             twice, self._sizes[column] = twice_ranks(self._columns, ranked, self._groups)
             self._columns.keep(f"rank_{column}", twice)
         if forms != {"rank"}:
-            self._columns.keep(column, values)
+            self._columns.keep(column, flat if self._order_alone else values)
 
     def close(self) -> None:
         """Close the database of the expression."""
@@ -231,7 +247,8 @@ class ValueScores:
         if name.startswith("zscore_"):
             column = name.removeprefix("zscore_")
             found = self._statistics[column]
-            values: Floats = self._columns.of(column, block) - self._groups.per_token(block, found.means)
+            means = 0.0 if self._order_alone else self._groups.per_token(block, found.means)
+            values: Floats = self._columns.of(column, block) - np.asarray(means, np.float64)
             values *= self._groups.per_token(block, found.factors)
             return values
         stored: Floats = self._columns.of(name, block).astype(np.float64)
@@ -277,24 +294,3 @@ def to_37_bits(scores: Floats) -> Floats:
     """Round to 37 bits (Veltkamp)."""
     wide = scores * 65537
     return wide - (wide - scores)
-
-
-def pooled(scores: Floats, block: Block, positions: NDArray[np.int32], reach: int) -> Floats:
-    """Replace each score by the mean of those at most `reach` positions away in its response, added up in the order of positions.
-
-    Returns:
-        means, [T]; scores that are NaN are left out, and stay NaN.
-    """
-    # One number tells position and sequence apart: those of two sequences are further away than any window reaches.
-    stride = int(positions.max(initial=0)) + reach + 1
-    keys = positions + block.per_token(np.arange(len(block.lengths))) * stride
-    has_score: Flags = ~np.isnan(scores)
-    values, totals, counts = np.where(has_score, scores, 0.0), np.zeros(len(scores)), np.zeros(len(scores), np.int32)
-    furthest = min(reach, len(scores) - 1)
-    for distance in range(-furthest, furthest + 1):
-        here, there = slice(max(0, -distance), len(scores) - max(0, distance)), slice(max(0, distance), len(scores) + min(0, distance))
-        near = np.abs(keys[there] - keys[here]) <= reach
-        totals[here] += np.where(near, values[there], 0.0)
-        counts[here] += near & has_score[there]
-    means: Floats = np.divide(totals, counts, out=np.full(len(scores), np.nan), where=has_score)
-    return means

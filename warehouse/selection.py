@@ -110,7 +110,13 @@ def ranks_in_rows(values_RN: Floats) -> tuple[Integers, Integers]:
         (first, last) rank from 1 among the row's values of those equal to each value, [R, N]; of no meaning where it is NaN.
     """
     num_places = values_RN.shape[1]
-    assert num_places <= 1 << _PLACE_BITS, f"a response of {num_places} tokens has no room for its places beside its values"
+    if num_places > 1 << _PLACE_BITS:  # no room for places beside values
+        ordered_RN = np.sort(values_RN, axis=1)
+        first_RN, last_RN = (
+            np.stack([np.searchsorted(ordered, row, side) for ordered, row in zip(ordered_RN, values_RN, strict=True)])
+            for side in ("left", "right")
+        )
+        return first_RN + 1, last_RN
     packed_RN = (values_RN.astype(np.float64) + 0.0).view(np.int64)  # -0 becomes 0
     packed_RN ^= (packed_RN >> 63) & np.int64(0x7FFFFFFFFFFFFFFF)  # integers in the order of the values, NaN last
     packed_RN &= ~np.int64((1 << _PLACE_BITS) - 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,6 +74,7 @@ class TokenColumns:
         """
         self.warehouse, self._folder, self._first_rows = warehouse, folder, first_rows
         self._held: dict[str, NDArray[Any]] = {}
+        self._lock = Lock()
         self._types: dict[str, np.dtype[Any]] = {}
         found = warehouse.run("masks/read_sequences").fetchnumpy()
         self.numbers, self.sources, self.lengths = (
@@ -152,10 +154,13 @@ class TokenColumns:
     def keep(self, name: str, flat: NDArray[Any]) -> None:
         """Put a column aside; it is not to be changed any more."""
         self._types[name] = flat.dtype
-        if flat.nbytes + sum(held.nbytes for held in self._held.values()) <= _HELD_BYTES:
-            self._held[name] = flat
-        else:
-            flat.tofile(self._folder / name)
+        with self._lock:  # columns are made by several threads
+            self._held.pop(name, None)
+            if flat.nbytes + sum(held.nbytes for held in self._held.values()) <= _HELD_BYTES:
+                self._held[name] = flat
+                return
+        with (self._folder / name).open("wb") as file:  # numpy's tofile hides why it failed
+            file.write(np.ascontiguousarray(flat).data)
 
     def of(self, name: str, block: Block) -> NDArray[Any]:
         """Read a column's values of a block; they are not to be changed."""

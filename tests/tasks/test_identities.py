@@ -131,9 +131,9 @@ def test_optional_signals_change_the_signals_of_the_scoring_model_alone_and_none
     assert plain["signals_id"] == digest("signals", "scoring", "float32", CODE_VERSIONS["probe"])
 
 
-def test_at_the_reference_the_signals_are_those_of_the_reference_and_equal_directions_have_equal_values():
+def test_signals_of_the_scoring_model_are_never_taken_from_the_reference_of_which_the_loss_alone_is_kept():
     ids = all_ids(configured(), scoring="same", reference="same")
-    assert ids["signals_id"] == ids["ref_signals_id"]
+    assert ids["signals_id"] != ids["ref_signals_id"]
     assert len(set(all_ids(configured()).values())) == 4
 
 

@@ -156,3 +156,19 @@ def test_without_a_beta_pairs_have_no_mask(warehouse):
 def test_settings_of_branches_out_of_bounds_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         PolicySettings(**settings)
+
+
+@pytest.mark.parametrize("normalization", ["none", "zscore"])
+def test_a_tiny_weight_changes_no_order_within_a_response(warehouse, normalization):
+    write_beta(warehouse, 100.0)
+    try:
+        assert min(mean_omega_at(name, 100.0) for name in VALUES) < 1e-60
+        kept = mask_of(warehouse, weights={"adapt_direct": 1.0, "stab_causal": 1.0}, normalization=normalization, keep=1 / 3)
+    finally:
+        write_beta(warehouse, 0.5)
+    assert kept == {name: [v == max(values) for v in values] for name, values in VALUES.items()}
+
+
+def mean_omega_at(name, beta):
+    of_pairs = [omega(chosen, rejected, beta) for _, chosen, rejected in PAIRS if name in (chosen, rejected)]
+    return sum(of_pairs) / len(of_pairs)

@@ -31,9 +31,14 @@ def test_ranks_of_a_long_array_and_of_rows_are_those_of_a_slow_count(values, dty
     finally:
         selection._RUN_BLOCK = before
     assert [found.get(place) for place in range(len(values))] == expected
-    first, last = ranks_in_rows(np.array([values, values[::-1]], dtype))
-    for row, one in enumerate((expected, expected[::-1])):
-        assert [None if rank is None else (first[row, i], last[row, i]) for i, rank in enumerate(one)] == one
+    for place_bits in (16, 0):  # with room for places beside values, and without
+        before, selection._PLACE_BITS = selection._PLACE_BITS, place_bits
+        try:
+            first, last = ranks_in_rows(np.array([values, values[::-1]], dtype))
+        finally:
+            selection._PLACE_BITS = before
+        for row, one in enumerate((expected, expected[::-1])):
+            assert [None if rank is None else (first[row, i], last[row, i]) for i, rank in enumerate(one)] == one
 
 
 @settings(deadline=None, max_examples=60)

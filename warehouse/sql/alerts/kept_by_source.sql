@@ -4,7 +4,7 @@ SELECT
     masks.policy, current.source, sum(len(kept.keep))::BIGINT AS num_tokens,
     sum(len(list_filter(kept.keep, lambda k: k)))::BIGINT AS num_kept
 FROM masks
-JOIN record.mask_values AS kept ON kept.mask_id = masks.mask_id
+JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
 JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
 WHERE masks.is_current AND masks.num_kept < masks.num_tokens
 GROUP BY masks.policy, current.source
