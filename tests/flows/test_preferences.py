@@ -111,6 +111,37 @@ def test_both_axes_of_both_branches_sum_to_the_inner_product_with_its_sign(paire
         assert direct == pytest.approx(total, rel=1e-4, abs=1e-4 * largest), branch
 
 
+def test_stored_values_of_both_branches_are_those_of_the_definition_times_the_sign(paired_once):
+    from models.directions import load_tensors
+    from models.oracle import slow_values
+
+    model, _ = models_in_double(paired_once)
+    places = dict(paired_once.live("SELECT kind, path FROM record.artifacts"))
+    directions = {
+        name: {key: tensor.double() for key, tensor in load_tensors(paired_once.warehouse / places[name]).items()}
+        for name in ("adapt", "stab")
+    }
+    rows = paired_once.sql(
+        """
+        SELECT DISTINCT current.branch, current.token_ids, current.response_positions, adapt.direct, adapt.causal, stab.direct, stab.causal
+        FROM record.current_sequences AS current
+        JOIN scorings ON scorings.is_current
+        JOIN record.direction_values AS adapt ON (adapt.values_id, adapt.sequence_id) = (scorings.adapt_values_id, current.sequence_id)
+        JOIN record.direction_values AS stab ON (stab.values_id, stab.sequence_id) = (scorings.stab_values_id, current.sequence_id)
+        ORDER BY ALL
+        """
+    )
+    for branch, sign in (("chosen", 1), ("rejected", -1)):
+        for _, token_ids, positions, *found in [row for row in rows if row[0] == branch][:2]:
+            slow = slow_values(model, token_ids, positions, directions)
+            expected = [
+                sign * axis[positions].numpy() for name in ("adapt", "stab") for axis in (slow[name].target_T, slow[name].context_T)
+            ]
+            for value, exact in zip(found, expected, strict=True):
+                assert np.abs(exact).max() > 0
+                np.testing.assert_allclose(value, exact, rtol=0, atol=1e-4 * np.abs(exact).max(), err_msg=branch)
+
+
 # ---- the objective
 
 
