@@ -37,7 +37,8 @@ class PreferenceSettings:
         loss: `token_weighted` (Eq. 14: ω from the full margin, the gradient from kept tokens), `dpo` (all tokens; needs a mask that keeps
             them, such as `full`), or `masked_margin` (the margin itself is that of the kept tokens, TRL's form).
         label_smoothing: assumed share ε of pairs whose labels are swapped, in [0, 0.5): −(1 − ε) log σ(s) − ε log σ(−s), so ω = β (σ(−s) − ε).
-        length_normalization: divide each branch's sums by its number of response tokens that have a loss, kept or not.
+        length_normalization: divide each branch's sums by its number of response tokens that have a loss, kept or not. It and label_smoothing
+            belong to the training loss alone: values, and ω in the views, are those of plain DPO.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
