@@ -15,6 +15,9 @@ Point = tuple[float, float]
 _STEPS = 64
 """Points put between two neighbours of the frontier."""
 
+_LEAST_UNIT = 0.01
+"""Share of the loss before training that counts as a change at least: where training moves an axis less, its noise is no unit."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -102,7 +105,7 @@ def gain(point: Point, line: Sequence[Point], scale: Point) -> float:
 def gains(before: Point, arms: Sequence[Arm], full: str = "full", confidence: float = 0.95) -> list[Gain]:
     """Measure every policy against the frontier of its seed.
 
-    The unit of each axis is what training on every token at the first learning rate changes there, over all seeds. A policy's learning rate is
+    The unit of each axis is what training on every token at the first learning rate changes there, over all seeds, at least a hundredth of the loss. A policy's learning rate is
     chosen after the fact, per seed, the same freedom that the frontier and the random control have. Intervals are Student's, at a level that
     allows for the number of policies (Bonferroni).
 
@@ -138,7 +141,7 @@ def gains(before: Point, arms: Sequence[Arm], full: str = "full", confidence: fl
 
 def _scale(before: Point, full: Sequence[Point]) -> Point:
     changes = [abs(statistics.fmean(p[axis] for p in full) - before[axis]) for axis in (0, 1)]
-    return (max(changes[0], 1e-9), max(changes[1], 1e-9))
+    return (max(changes[0], _LEAST_UNIT * before[0]), max(changes[1], _LEAST_UNIT * before[1]))
 
 
 def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -57,6 +57,11 @@ def test_every_token_gains_nothing_and_units_are_what_it_changes():
     assert gains(BEFORE, arms + copies)[0].by_seed == pytest.approx((0.0, 0.0))
 
 
+def test_an_axis_that_training_does_not_move_has_a_unit_that_its_noise_does_not_fill():
+    arms = [arm("full", 2.0, 1.0001), arm("mask", 2.0, 0.999)]
+    assert gains(BEFORE, arms)[0].mean == pytest.approx(0.0, abs=0.12)
+
+
 def test_without_a_frontier_there_is_an_error_that_says_what_to_add():
     with pytest.raises(ValueError, match=r"policy 'full', which draws the frontier; add it to study\.policies"):
         gains(BEFORE, [arm("mask", 2.0, 2.0)])
