@@ -18,6 +18,7 @@ from tasks import base_model
 from tasks.progress import Progress
 from tasks.settings import load
 from warehouse.digests import digest
+from warehouse.migrate import SCHEMA_VERSION
 from warehouse.read import Reader
 
 _SEED = 7
@@ -35,7 +36,8 @@ scoring:
   warmup: {steps: 40, batch_size: 16, learning_rate: 1.0e-3, seed: 7}
   fisher: {num_sequences: 128, num_tokens: 64}
 training: {batch_size: 16, epochs: 2, learning_rate: 5.0e-4, seed: 7}
-"""
+warehouse: {path: warehouse-vSCHEMA}
+""".replace("SCHEMA", str(SCHEMA_VERSION))  # an older demo's warehouse is left alone
 
 _QUERIES = (
     "SELECT token, count(*) AS n, avg(adapt_causal) AS value FROM token_values GROUP BY token ORDER BY value LIMIT 10",
