@@ -1,5 +1,6 @@
 """Giving freed space back: DuckDB reuses the blocks of deleted rows and never makes the file smaller, so it is written anew."""
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from pathlib import Path
 
 from warehouse.connect import DATABASE, Warehouse, attach
 from warehouse.settings import WarehouseSettings
+
+logger = logging.getLogger("alphatoken")
 
 _WORTH_IT = 0.25
 """Share of free blocks from which a file is written anew; below, the next runs fill them."""
@@ -50,8 +53,13 @@ def compact(folder: Path, settings: WarehouseSettings) -> tuple[Space, bool]:
         found = Space(row[0] * row[2], row[1] * row[2])
         if found.num_free_bytes < _WORTH_IT * found.num_bytes:
             return found, False
-        if shutil.disk_usage(folder).free < _ROOM_TO_SPARE * (found.num_bytes - found.num_free_bytes):
-            return found, False  # the freed blocks are filled by the next runs
+        needed, free = _ROOM_TO_SPARE * (found.num_bytes - found.num_free_bytes), shutil.disk_usage(folder).free
+        if free < needed:
+            logger.warning(
+                "%s keeps its size: a smaller copy needs %.0f MB of free disk, there are %.0f; the next runs fill the %.0f MB that are free inside it",
+                live, needed / 1e6, free / 1e6, found.num_free_bytes / 1e6,
+            )  # fmt: skip
+            return found, False
         try:
             attach(warehouse.con, fresh, "compact")
             warehouse.run("compact/copy")

@@ -58,11 +58,20 @@ def test_missing_values_and_bad_rows_are_counted(tmp_path):
     assert found["bad_rows", "data.train"].fired
 
 
-def test_a_changed_mask_shows_in_its_policy_and_source_alone(tmp_path):
+SHARED = (
+    "UPDATE record.masks SET rows_id = 'rows of m1' WHERE mask_id = 'm1'",
+    "UPDATE record.mask_values SET mask_id = 'rows of m1' WHERE mask_id = 'm1'",
+)
+"""As a mask is stored whose rows depend on no other sequence."""
+
+
+@pytest.mark.parametrize("as_stored", [(), SHARED], ids=["own rows", "shared rows"])
+def test_a_changed_mask_shows_in_its_policy_and_source_alone(tmp_path, as_stored):
     found = figures(
         make(tmp_path / "wh"),
         EVERYTHING,
         "UPDATE record.mask_values SET keep = [true, true, true, true] WHERE mask_id = 'm1' AND sequence_id = 's1'",
+        *as_stored,
     )
     fired = [one for one in found.values() if one.rule == "kept_share" and one.fired]
     assert [one.what for one in fired] == ["policy default, source a"]

@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
@@ -295,6 +296,28 @@ def test_a_full_file_is_left_as_it_is(folder):
     before = (folder / DATABASE).read_bytes()
     assert not compact(folder, WarehouseSettings())[1]
     assert (folder / DATABASE).read_bytes() == before
+
+
+def test_without_room_for_a_copy_the_file_keeps_its_size_and_it_is_said(folder, monkeypatch, told):
+    emptied(folder)
+    before, size = content(folder), (folder / DATABASE).stat().st_size
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert not compact(folder, WarehouseSettings())[1]
+    assert "keeps its size: a smaller copy needs" in told.text
+    assert ((folder / DATABASE).stat().st_size, content(folder)) == (size, before)
+
+
+def test_a_copy_that_fails_leaves_the_old_file_and_nothing_beside_it(folder, monkeypatch):
+    emptied(folder)
+    before = content(folder)
+    monkeypatch.setattr(
+        "warehouse.compact.attach", lambda con, path, name: path.write_text("half") and con.execute("SELECT error('no room')").fetchall()
+    )
+    with pytest.raises(duckdb.Error, match="no room"):
+        compact(folder, WarehouseSettings())
+    monkeypatch.undo()
+    assert not list(folder.glob(".*"))
+    assert content(folder) == before
 
 
 def test_a_copy_that_was_killed_leaves_the_old_file_and_goes_with_the_next(folder, monkeypatch):
