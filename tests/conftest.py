@@ -79,6 +79,25 @@ def driver(tmp_path_factory):
 
 
 @pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line as the shell does: (exit status, standard output, standard error)."""
+    import sys
+
+    from flows import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["alphatoken", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    monkeypatch.setenv("COLUMNS", "300")
+    return run
+
+
+@pytest.fixture
 def told(caplog):
     """What our log says, which goes to stderr and not to the root logger."""
     import logging

@@ -19,22 +19,6 @@ from warehouse.connect import Warehouse, writer_lock
 COMMANDS = typer.main.get_command(cli.app).commands
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call the command line as the shell does: (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["alphatoken", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    monkeypatch.setenv("COLUMNS", "200")
-    return run
-
-
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_and_option_is_in_the_readme(name):
     text = (ROOT / "README.md").read_text(encoding="utf-8")

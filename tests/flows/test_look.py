@@ -3,27 +3,8 @@
 import subprocess
 import sys
 
-import pytest
-
-from flows import cli
 from tests.flows.driver import ROOT
 from tests.flows.test_cli import _SCRIPT
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call the command line as the shell does: (exit status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["alphatoken", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    monkeypatch.setenv("COLUMNS", "300")
-    return run
 
 
 def test_they_load_neither_torch_nor_prefect(pairs, tmp_path):
