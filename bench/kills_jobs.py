@@ -114,7 +114,7 @@ def _value(run: Any, job: int, num_examples: int) -> None:
     ids = ValueIdentities(f"A-{job}", "S", "G", "R")
     described = {"estimator": "exact", "validation_snapshot": None, **{kind: {"digest": one[0]} for kind, one in made.items()}}
     nowhere = run.config.base
-    setup = ScoringSetup(ids, nowhere, nowhere, made["adapt"][1], made["stab"][1], nowhere, nowhere, described, False, 0)
+    setup = ScoringSetup(ids, nowhere, nowhere, made["adapt"][1], made["stab"][1], nowhere, nowhere, described, False, 0, (), ids)
     enter("score")
     with run.open() as warehouse:
         scoring.score(warehouse, run, setup, snapshot_id, "tok", lambda *_: None)

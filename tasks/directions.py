@@ -14,6 +14,7 @@ from tasks import adapters, identities, propagation
 from tasks.adaptation import low_rank_form, make_adaptation, warm_up
 from tasks.adapters import Models
 from tasks.artifacts import Artifacts, saved
+from tasks.held_out import Fold, make_folds
 from tasks.model_folders import check_same_shape, check_weights
 from tasks.retention import alignment_texts
 from tasks.runs import Run
@@ -49,6 +50,8 @@ class ScoringSetup:
         described: what the identities are digests of, for the `scorings` table.
         stability_is_zero: whether D_S is zero, as at θ = θ_ref.
         num_made: artefacts made now; 0 when all were there.
+        folds: parts of the validation set with directions of their own; none where no policy keeps `auto`.
+        held_out_ids: identities of the validation set's values by fold.
     """
 
     ids: ValueIdentities
@@ -61,6 +64,8 @@ class ScoringSetup:
     described: dict[str, Any]
     stability_is_zero: bool
     num_made: int
+    folds: tuple[Fold, ...]
+    held_out_ids: ValueIdentities
 
     @property
     def coverage(self) -> str:
@@ -114,9 +119,12 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
     files = {
         name: low_rank_form(artifacts, run, models, name, path, made[name], lambda: training().sequences) for name, path in dense.items()
     }
-    ids = identities.value_identities(
-        config, models.scoring_digest, models.reference_digest, made["adapt"]["digest"], made["stab"]["digest"]
-    )
+
+    def identify(adapt_digest: str) -> ValueIdentities:
+        return identities.value_identities(config, models.scoring_digest, models.reference_digest, adapt_digest, made["stab"]["digest"])
+
+    ids = identify(made["adapt"]["digest"])
+    folds = make_folds(artifacts, run, models, validation, lambda: training().sequences)
     described = {
         "estimator": config.scoring.estimator, "dtype": config.scoring.dtype, "scope_exclude": list(config.scoring.scope_exclude),
         "signals": sorted(config.scoring.signals),
@@ -139,6 +147,8 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         described,
         is_zero,
         artifacts.num_made,
+        folds,
+        identities.held_out_identities(ids, [identify(fold.made["digest"]).adapt_values_id for fold in folds]),
     )
 
 

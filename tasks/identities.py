@@ -234,7 +234,8 @@ def alignment_key(stab_digest: str, scoring_digest: str, retention_id: str) -> s
 
 MADE_BY = {
     "warmup": "train", "texts": "fisher", "fisher": "fisher", "token_fisher": "token_fisher", "adapt": "directions", "stab": "directions",
-    "alignment": "directions", "adapt_low_rank": "low_rank", "stab_low_rank": "low_rank",
+    "alignment": "directions", "adapt_low_rank": "low_rank", "stab_low_rank": "low_rank", "held_out": "directions",
+    "held_out_low_rank": "low_rank",
 }  # fmt: skip
 """Which of `CODE_VERSIONS` an artefact's numbers depend on, by its kind."""
 
@@ -247,6 +248,44 @@ def code_versions(config: Configuration) -> dict[str, int]:
     used += ["propagation", "token_fisher"] if config.scoring.estimator == "value_propagation" else ["fisher"]
     used += ["low_rank"] if config.scoring.low_rank is not None else []
     return {name: CODE_VERSIONS[name] for name in sorted(used)}
+
+
+FOLDS = 4
+"""Parts that the validation set is cut into for `keep: auto`."""
+
+
+def folds(sequence_ids: Iterable[str]) -> list[frozenset[str]]:
+    """Cut the validation set into `FOLDS` parts of about one size.
+
+    Args:
+        sequence_ids: its sequences.
+
+    Returns:
+        the parts.
+
+    Raises:
+        ValueError: there are fewer than two sequences for each part.
+    """
+    ordered = sorted(set(sequence_ids))
+    if len(ordered) < 2 * FOLDS:
+        raise ValueError(
+            f"a policy has keep: auto, which compares the training data with the validation set; that has {len(ordered)} different usable "
+            f"sequences, and {2 * FOLDS} are needed at least, some hundreds to be of use. Give it more, or give the policy a share to keep"
+        )
+    return [frozenset(ordered[part::FOLDS]) for part in range(FOLDS)]
+
+
+def held_out_identities(ids: ValueIdentities, fold_values: Iterable[str]) -> ValueIdentities:
+    """Identify the values of a validation set whose folds are valued each against the direction of the others.
+
+    Args:
+        ids: identities of the scoring.
+        fold_values: what the adaptation values of each fold would be called as those of a scoring.
+
+    Returns:
+        the identities; all but those of adaptation are the scoring's own.
+    """
+    return dataclasses.replace(ids, adapt_values_id=digest("held out", sorted(fold_values)))
 
 
 def value_identities(

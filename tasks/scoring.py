@@ -4,8 +4,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,10 @@ class ScoreCounts:
     num_not_finite: int
     seconds: float
 
+    def __add__(self, other: "ScoreCounts") -> "ScoreCounts":
+        """Add up two scorings."""
+        return ScoreCounts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
 
 def pending(warehouse: Warehouse, ids: ValueIdentities, snapshot_id: str, tokenization_id: str) -> pl.DataFrame:
     """List the sequences of a snapshot that lack values.
@@ -63,7 +67,10 @@ def pending(warehouse: Warehouse, ids: ValueIdentities, snapshot_id: str, tokeni
     )  # fmt: skip
 
 
-def score(warehouse: Warehouse, run: Run, setup: ScoringSetup, snapshot_id: str, tokenization_id: str, report: Report) -> ScoreCounts:
+def score(
+    warehouse: Warehouse, run: Run, setup: ScoringSetup, snapshot_id: str, tokenization_id: str, report: Report,
+    only: Collection[str] | None = None,
+) -> ScoreCounts:  # fmt: skip
     """Give every sequence of a snapshot the values it lacks.
 
     Args:
@@ -73,6 +80,7 @@ def score(warehouse: Warehouse, run: Run, setup: ScoringSetup, snapshot_id: str,
         snapshot_id: the snapshot.
         tokenization_id: the tokenization.
         report: told about progress.
+        only: these sequences; all when absent.
 
     Returns:
         what was done.
@@ -82,6 +90,8 @@ def score(warehouse: Warehouse, run: Run, setup: ScoringSetup, snapshot_id: str,
     for plan in open_plans(work):
         salvage(warehouse, plan, run.run_id)
     todo = pending(warehouse, setup.ids, snapshot_id, tokenization_id)
+    if only is not None:
+        todo = todo.filter(pl.col("sequence_id").is_in(list(only)))
     passes = list(_by_needs(todo, setup.ids))
     state = _Progress(report, sum(sum(sequences.values()) for _, _, sequences in passes))
     for model, groups, sequences in passes:

@@ -93,6 +93,11 @@ class Configuration:
         """Return the policies that a run applies, by name: of all there are, those that fit `scoring.estimator`."""
         return {name: one for name, one in self._all_policies().items() if one.estimator in {None, self.scoring.estimator}}
 
+    @property
+    def keeps_auto(self) -> bool:
+        """Whether a policy compares the training data with the validation set to decide how much to keep."""
+        return any(one.compares for one in self.policies().values())
+
     def _all_policies(self) -> dict[str, PolicySettings]:
         """Return all policies by name: those of the configuration over the built-in ones, `random` at the rate of `default`."""
         default = self.policy.get("default", BUILT_IN["default"])

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from tasks import directions, identities, scoring, selftest, training
+from tasks import directions, held_out, identities, scoring, selftest, training
 from tasks.progress import Progress
 from tasks.runs import Run
 from tasks.tokenizing import tokenized_rows
@@ -137,7 +137,12 @@ def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenizati
         artifact = _ProgressArtifact(progress.tokens)
         counts = scoring.score(warehouse, run, setup, snapshot_id, tokenization_id, artifact)
         validation_id = setup.described["validation_snapshot"]
+        for sequence_ids, of_fold in held_out.setups(setup):
+            counts += scoring.score(warehouse, run, of_fold, validation_id, tokenization_id, artifact, sequence_ids)
         write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id, validation_id=validation_id)
+        if setup.folds:
+            described = {"held_out_of": setup.ids.scoring_id(tokenization_id), "folds": [fold.made for fold in setup.folds]}
+            write.write_held_out(warehouse, setup.held_out_ids, tokenization_id, setup.described | described, run.run_id)
     return counts
 
 

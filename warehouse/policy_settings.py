@@ -87,7 +87,9 @@ class PolicySettings:
         window: odd number of positions: a score becomes the mean of the scores of the response tokens in a centred window of that
             many, those without a score left out; 1 = no pooling. A token without a score of its own stays without.
         scope: where the highest are taken: response, source or dataset.
-        keep: share of the eligible tokens to keep, 0 to 1; not used when there is a threshold.
+        keep: share of the eligible tokens to keep, 0 to 1; not used when there is a threshold. `auto`: the tokens whose score is at least
+            that below which training tokens are likelier of another kind than the validation set's (warehouse/contamination.py): nearly
+            all of clean data, whatever the share of bad tokens. For single responses.
         threshold: keep the tokens whose score is at least this, in units of the score; None = keep a share.
         soft: `none`: a token is kept or not. `rank`: a kept token also has a weight in (0, 1], for trainers that take weights: the share
             of the eligible tokens of the scope whose score is not above its own; protected tokens have 1.
@@ -109,7 +111,7 @@ class PolicySettings:
     normalize_over: Group = "dataset"
     window: int = 1
     scope: Group = "response"
-    keep: float = 0.7
+    keep: float | Literal["auto"] = 0.7
     threshold: float | None = None
     soft: Soft = "none"
     protect_end_of_turn: bool = True
@@ -124,8 +126,8 @@ class PolicySettings:
         for name, literal in choices.items():
             if getattr(self, name) not in get_args(literal):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(get_args(literal))}")
-        if not 0 <= self.keep <= 1:
-            raise ValueError(f"keep: got {self.keep}, expected a share between 0 and 1, such as 0.7 for seven tokens in ten")
+        if self.keep != "auto" and (isinstance(self.keep, str) or not 0 <= self.keep <= 1):
+            raise ValueError(f"keep: got {self.keep!r}, expected a share between 0 and 1, such as 0.7 for seven tokens in ten, or auto")
         if self.threshold is not None and not abs(self.threshold) <= _LARGEST_SCORE:
             raise ValueError(f"threshold: got {self.threshold}, expected a finite number; leave it out to keep a share")
         if self.window < 1 or self.window % 2 == 0:
@@ -133,6 +135,7 @@ class PolicySettings:
         if self.min_kept < 0:
             raise ValueError(f"min_kept: got {self.min_kept}, expected a number of tokens, 0 or more; 0 lets a response lose them all")
         self._check_score()
+        self._check_auto()
         if unknown := sorted(set(self.branches) - set(BRANCHES)):
             raise ValueError(f"branches: got {', '.join(unknown)}, expected {' or '.join(BRANCHES)}")
         if self.branches and self.across_branches:
@@ -160,17 +163,34 @@ class PolicySettings:
         elif self.select == "value" and not any(self.weights.values()):
             raise ValueError(f'weights: got {dict(self.weights)}, expected a weight other than 0; to keep every token, set select: "all"')
 
+    def _check_auto(self) -> None:
+        if self.keep != "auto":
+            return
+        if self.threshold is not None or self.branches:
+            other = "threshold" if self.threshold is not None else "branches"
+            raise ValueError(f"keep and {other}: got auto and {other}, expected one of them: auto finds a threshold, and is for single responses")
+        if self.normalize_over == "source" and set(self.checked_expression().columns) - set(COLUMNS):
+            raise ValueError(
+                "normalize_over: got source with keep: auto, expected dataset or response: the validation set, which auto compares with, "
+                "may have other sources"
+            )
+
+    @property
+    def compares(self) -> bool:
+        """Whether the validation set decides how much is kept."""
+        return self.keep == "auto" and self.select != "all"
+
     @property
     def reads_values(self) -> bool:
         """Whether scores by value are computed: to select by them, or to count how many a random selection keeps."""
-        return self.select == "value" or (self.select == "random" and self.threshold is not None)
+        return self.select == "value" or (self.select == "random" and (self.threshold is not None or self.compares))
 
     def is_independent(self) -> bool:
         """Whether a sequence's row depends on its own values alone: nothing is selected, averaged or ranked over other sequences."""
         if self.select == "all":
             return True
         normalised = self.reads_values and bool(set(self.checked_expression().columns) - set(COLUMNS))
-        return self.scope == "response" and not (normalised and self.normalize_over != "response")
+        return self.scope == "response" and not self.compares and not (normalised and self.normalize_over != "response")
 
     def stored_columns(self) -> set[str]:
         """Name the stored columns that scores by value are made of."""
@@ -196,7 +216,10 @@ class PolicySettings:
         if self.select == "all":
             return {"select": "all"}
         decisive: dict[str, Any] = {name: getattr(self, name) for name in ("select", "scope", "soft", "protect_end_of_turn", "min_kept")}
-        decisive |= {"keep": float(self.keep)} if self.threshold is None else {"threshold": float(self.threshold)}
+        if self.threshold is not None:
+            decisive["threshold"] = float(self.threshold)
+        else:
+            decisive["keep"] = self.keep if self.keep == "auto" else float(self.keep)
         decisive |= {"seed": self.seed} if self.select == "random" else {}
         return decisive | self._decisive_score() if self.reads_values else decisive
 

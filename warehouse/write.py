@@ -206,15 +206,44 @@ def write_scoring(
         if measured:
             warehouse.run("values/update_scoring_settings", scoring_id=scoring_id, settings=json.dumps(settings, sort_keys=True))
         if stored is None:
-            warehouse.run(
-                "values/insert_scoring",
-                scoring_id=scoring_id, tokenization_id=tokenization_id, adapt_values_id=ids.adapt_values_id,
-                stab_values_id=ids.stab_values_id, signals_id=ids.signals_id, ref_signals_id=ids.ref_signals_id,
-                settings=json.dumps(settings, sort_keys=True), run_id=run_id,
-            )  # fmt: skip
+            _insert_scoring(warehouse, scoring_id, ids, tokenization_id, settings, run_id)
         for name, value in wanted.items():
             warehouse.point(name, value)
     return True
+
+
+def write_held_out(warehouse: Warehouse, ids: ValueIdentities, tokenization_id: str, settings: Mapping[str, Any], run_id: str) -> bool:
+    """Make the values of the validation set, fold by fold, those that `keep: auto` compares with.
+
+    Args:
+        warehouse: the open warehouse.
+        ids: identities of the values.
+        tokenization_id: their tokenization.
+        settings: those of the scoring, with `held_out_of`, the scoring they belong to, and `folds`.
+        run_id: the run.
+
+    Returns:
+        whether anything was written.
+    """
+    scoring_id = ids.scoring_id(tokenization_id)
+    if warehouse.pointer("held_out") == scoring_id:
+        return False
+    with warehouse.transaction():
+        if warehouse.one("values/get_scoring_settings", scoring_id=scoring_id) is None:
+            _insert_scoring(warehouse, scoring_id, ids, tokenization_id, settings, run_id)
+        warehouse.point("held_out", scoring_id)
+    return True
+
+
+def _insert_scoring(
+    warehouse: Warehouse, scoring_id: str, ids: ValueIdentities, tokenization_id: str, settings: Mapping[str, Any], run_id: str
+) -> None:
+    warehouse.run(
+        "values/insert_scoring",
+        scoring_id=scoring_id, tokenization_id=tokenization_id, adapt_values_id=ids.adapt_values_id,
+        stab_values_id=ids.stab_values_id, signals_id=ids.signals_id, ref_signals_id=ids.ref_signals_id,
+        settings=json.dumps(settings, sort_keys=True), run_id=run_id,
+    )  # fmt: skip
 
 
 def write_beta(warehouse: Warehouse, beta: float) -> bool:

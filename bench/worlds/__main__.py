@@ -10,12 +10,11 @@ python -m bench.worlds auroc --read rows.jsonl                 # the table of an
 
 import argparse
 import json
-import statistics
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +23,12 @@ from torch import nn
 
 from bench.worlds.base import REGIMES, SHAPES, examples_of, measure, pretrained
 from bench.worlds.damage import DAMAGE, TrainingExample, training_data
-from bench.worlds.selections import SCORES, keep_share
+from bench.worlds.selections import SCORES, keep_auto, keep_share, shuffled
 from bench.worlds.skills import chain
-from bench.worlds.values import TokenTable, auroc, copy_of, encoded, score
+from bench.worlds.tables import Row, auroc_tables, frontier_table
+from bench.worlds.values import TokenTable, Valued, auroc, copy_of, encoded, score
 from models.settings import WarmupSettings
 from models.training import fit
-
-Row = dict[str, Any]
 
 
 def data_of(kind: str, args: argparse.Namespace, seed: int) -> list[TrainingExample]:
@@ -38,61 +36,91 @@ def data_of(kind: str, args: argparse.Namespace, seed: int) -> list[TrainingExam
     return training_data(examples_of(chain, args.rows, 20_000 + seed), kind, args.rate, seed)
 
 
-def table_of(reference: nn.Module, data: list[TrainingExample], args: argparse.Namespace, seed: int) -> tuple[TokenTable, float]:
+def table_of(reference: nn.Module, data: list[TrainingExample], args: argparse.Namespace, seed: int) -> tuple[Valued, float]:
     """Value the data.
 
     Returns:
-        (the table; what it cost, in seconds).
+        (the tables; what it cost, in seconds).
     """
     began = time.perf_counter()
     validation = examples_of(chain, args.validation, 30_000 + seed)
-    table = score(reference, data, validation, warmup_steps=args.warmup, learning_rate=args.lrs[0], seed=seed)
-    return table, time.perf_counter() - began
+    valued = score(reference, data, validation, warmup_steps=args.warmup, learning_rate=args.lrs[0], seed=seed)
+    return valued, time.perf_counter() - began
 
 
 def auroc_rows(args: argparse.Namespace, done: set[str]) -> Iterator[Row]:
-    """Measure how well each score tells damage."""
-    for regime, seed in ((r, s) for r in args.regimes for s in args.seeds):
-        reference = pretrained(args.size, regime, args.pretraining, 0, torch.device(args.device), args.cache)
-        for kind in (k for k in args.kinds if k != "clean"):
-            if key_of("auroc", args.size, regime, kind, seed) in done:
-                continue
-            table, seconds = table_of(reference, data_of(kind, args, seed), args, seed)
-            inside = ~table.is_end
-            yield {
-                "key": key_of("auroc", args.size, regime, kind, seed), "regime": regime, "kind": kind, "seed": seed, "seconds": seconds,
-                "auroc": {name: auroc(make(table)[inside], table.is_bad[inside]) for name, make in SCORES.items()},
-            }  # fmt: skip
+    """Measure how well each score tells damage, and what `keep: auto` makes of it."""
+    for regime, kind, seed in ((r, k, s) for r in args.regimes for s in args.seeds for k in args.kinds):
+        if key_of("auroc", args.size, regime, kind, seed) not in done:
+            reference = pretrained(args.size, regime, args.pretraining, 0, torch.device(args.device), args.cache)
+            yield auroc_row(args, regime, kind, seed, *table_of(reference, data_of(kind, args, seed), args, seed))
+
+
+def auroc_row(args: argparse.Namespace, regime: str, kind: str, seed: int, valued: Valued, seconds: float) -> Row:
+    """Measure the scores of a damaged data set."""
+    table = valued.train
+    inside = ~table.is_end
+    return {
+        "key": key_of("auroc", args.size, regime, kind, seed), "regime": regime, "kind": kind, "seed": seed, "seconds": seconds,
+        "auroc": {name: auroc(make(table, table)[inside], table.is_bad[inside]) for name, make in SCORES.items()},
+        "auto": {name: auto_figures(name, valued) for name in SCORES},
+    }  # fmt: skip
+
+
+def auto_figures(name: str, valued: Valued) -> dict[str, float]:
+    """Tell what `keep: auto` keeps: share of damaged tokens masked, of good ones lost, and the share of clean tokens that it estimates."""
+    kept, found = keep_auto(SCORES[name], valued)
+    inside, bad = ~valued.train.is_end, valued.train.is_bad
+    masked = float((~kept)[bad].mean()) if bad.any() else math.nan
+    return {"masked": masked, "lost": float((~kept)[inside & ~bad].mean()), "clean_share": found.clean_share, "kept": float(kept.mean())}
 
 
 def frontier_rows(args: argparse.Namespace, done: set[str]) -> Iterator[Row]:
     """Train every arm at every learning rate, at equal steps, and measure the new skill and the old ones."""
-    for regime, kind, seed in ((r, k, s) for r in args.regimes for k in args.kinds for s in args.seeds):
+    for regime, kind, seed in ((r, k, s) for r in args.regimes for s in args.seeds for k in args.kinds):
         wanted = [(arm, lr) for arm in ("nothing", *args.arms) for lr in (args.lrs if arm != "nothing" else args.lrs[:1])]
         missing = [(arm, lr) for arm, lr in wanted if key_of("frontier", args.size, regime, kind, seed, arm, lr) not in done]
         if not missing:
             continue
         reference = pretrained(args.size, regime, args.pretraining, 0, torch.device(args.device), args.cache)
         data = data_of(kind, args, seed)
-        table, _ = table_of(reference, data, args, seed)
+        valued, seconds = table_of(reference, data, args, seed)
+        if key_of("auroc", args.size, regime, kind, seed) not in done:  # they cost nothing more
+            yield auroc_row(args, regime, kind, seed, valued, seconds)
         for arm, lr in missing:
-            kept = None if arm == "nothing" else kept_by(arm, table, args.keep, seed)
-            model = reference if kept is None else trained(reference, data, table, kept, args, lr, seed)
+            kept = None if arm == "nothing" else kept_by(arm, valued, args.keep, seed)
+            model = reference if kept is None else trained(reference, data, valued.train, kept, args, lr, seed)
             yield {
                 "key": key_of("frontier", args.size, regime, kind, seed, arm, lr), "regime": regime, "kind": kind, "seed": seed, "arm": arm,
                 "lr": lr, "kept": 1.0 if kept is None else float(kept.mean()), **measure(model),
             }  # fmt: skip
 
 
-def kept_by(arm: str, table: TokenTable, share: float, seed: int) -> NDArray[np.bool_]:
-    """Make the mask of an arm: `full`, `oracle` (all but the damage), `random`, or one of `SCORES`."""
+def kept_by(arm: str, valued: Valued, share: float, seed: int) -> NDArray[np.bool_]:
+    """Make the mask of an arm.
+
+    Args:
+        arm: `full`, `oracle` (all but the damage), `random`, one of `SCORES`, `auto: ` before one of them (as much as `keep: auto` keeps), or
+            `shuffled ` before any other (as many tokens of each place in the answer, at random).
+        valued: the tables.
+        share: what is kept of each answer where the arm does not say.
+        seed: of random masks.
+
+    Returns:
+        which training tokens are kept.
+    """
+    table = valued.train
     if arm == "full":
         return np.ones(len(table.row), dtype=bool)
     if arm == "oracle":
         return ~table.is_bad
     if arm == "random":
         return keep_share(np.random.default_rng(seed).random(len(table.row)), table, share)
-    return keep_share(SCORES[arm](table), table, share)
+    if arm.startswith("shuffled "):
+        return shuffled(kept_by(arm.removeprefix("shuffled "), valued, share, seed), table, seed)
+    if arm.startswith("auto: "):
+        return keep_auto(SCORES[arm.removeprefix("auto: ")], valued)[0]
+    return keep_share(SCORES[arm](table, table), table, share)
 
 
 def trained(
@@ -119,43 +147,6 @@ def key_of(*parts: object) -> str:
     return " | ".join(map(str, parts))
 
 
-def auroc_table(rows: Iterable[Row]) -> str:
-    """Average over seeds; smallest in brackets."""
-    rows, parts = list(rows), []
-    for regime in dict.fromkeys(r["regime"] for r in rows):
-        mine = [r for r in rows if r["regime"] == regime]
-        kinds = list(dict.fromkeys(r["kind"] for r in mine))
-        lines = [f"| {regime} base: score | " + " | ".join(kinds) + " | mean |", "|---" * (len(kinds) + 2) + "|"]
-        for name in SCORES:
-            by_kind = [[r["auroc"][name] for r in mine if r["kind"] == kind] for kind in kinds]
-            cells = [f"{statistics.mean(v):.3f} ({min(v):.3f})" for v in by_kind]
-            lines.append(f"| {name} | " + " | ".join(cells) + f" | {statistics.mean(statistics.mean(v) for v in by_kind):.3f} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def frontier_table(rows: Iterable[Row]) -> str:
-    """Average over seeds, with half the range: accuracy of the new skill / of the old ones, by arm and learning rate."""
-    rows, parts = list(rows), []
-    for regime, kind in dict.fromkeys((r["regime"], r["kind"]) for r in rows):
-        mine = [r for r in rows if (r["regime"], r["kind"]) == (regime, kind)]
-        lrs = sorted({r["lr"] for r in mine}, reverse=True)
-        lines = [f"| {regime} base, {kind}: arm | kept | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 2) + "|"]
-        for arm in dict.fromkeys(r["arm"] for r in mine):
-            own = [r for r in mine if r["arm"] == arm]
-            cells = [_cell([r for r in own if r["lr"] == lr]) for lr in lrs]
-            lines.append(f"| {arm} | {statistics.mean(r['kept'] for r in own):.0%} | " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def _cell(rows: list[Mapping[str, float]]) -> str:
-    if not rows:
-        return ""
-    target, old = ([r[name] for r in rows] for name in ("target", "old"))
-    return " / ".join(f"{statistics.mean(v):.3f} ± {(max(v) - min(v)) / 2:.3f}" for v in (target, old))
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.worlds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,19 +154,30 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=["auroc", "frontier"])
     parser.add_argument("--size", default="1M", choices=list(SHAPES))
     parser.add_argument("--regimes", nargs="+", default=["competent"], choices=list(REGIMES))
-    parser.add_argument("--kinds", nargs="+", default=list(DAMAGE), choices=[*DAMAGE, "clean"])
+    parser.add_argument("--kinds", nargs="+", default=[*DAMAGE, "clean"], choices=[*DAMAGE, "clean"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rate", type=float, default=0.5, help="share of damaged answers")
     parser.add_argument("--rows", type=int, default=1024, help="training examples")
     parser.add_argument("--validation", type=int, default=64, help="clean examples of the adaptation direction")
-    parser.add_argument("--pretraining", type=int, default=1500, help="steps of pre-training, once per size and regime")
+    parser.add_argument("--pretraining", type=int, default=4000, help="steps of pre-training, once per size and regime")
     parser.add_argument("--warmup", type=int, default=64, help="steps of the scoring model")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lrs", type=float, nargs="+", default=[5e-4, 2e-4, 1e-4])
     parser.add_argument("--keep", type=float, default=0.7)
     parser.add_argument(
-        "--arms", nargs="+", default=["full", "random", "oracle", "four z-scores", "adapt_causal − ref_loss, ranks", "low loss"]
+        "--arms",
+        nargs="+",
+        default=[
+            "full",
+            "random",
+            "oracle",
+            "four z-scores",
+            "low loss",
+            "auto: low loss",
+            "shuffled auto: low loss",
+            "auto: four − loss, ranks",
+        ],
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "alphatoken" / "worlds", help="pre-trained models")
@@ -188,7 +190,7 @@ def main() -> None:
     """Measure, and print the table."""
     args = _arguments()
     earlier = [json.loads(line) for path in args.read or ([args.out] if args.out and args.out.is_file() else []) for line in path.open()]
-    rows = [row for row in earlier if row["key"].startswith(args.what)]
+    rows = earlier
     if args.read is None:
         make = {"auroc": auroc_rows, "frontier": frontier_rows}[args.what]
         for row in make(args, {row["key"] for row in rows}):
@@ -198,7 +200,8 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
             sys.stderr.write(f"\r{len(rows)} measured: {row['key']}          ")
         sys.stderr.write("\n")
-    print({"auroc": auroc_table, "frontier": frontier_table}[args.what](rows))
+    make_table = {"auroc": auroc_tables, "frontier": frontier_table}[args.what]
+    print(make_table([row for row in rows if row["key"].startswith(args.what)]))
 
 
 if __name__ == "__main__":

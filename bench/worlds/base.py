@@ -21,8 +21,8 @@ from models.training import Sequences, fit
 SHAPES = {"1M": (160, 4, 4), "4M": (256, 5, 4), "30M": (512, 10, 8), "150M": (1024, 12, 16)}
 """Hidden size, layers, heads of a Llama."""
 
-REGIMES = {"novice": 0.0, "competent": 0.08}
-"""Share of the pre-training data that is the new skill, clean."""
+REGIMES = {"novice": 0, "competent": 60}
+"""Steps that the pre-trained model goes on with half of the data the new skill, clean."""
 
 
 def examples_of(make: Callable[[random.Random], Example], number: int, seed: int) -> list[Example]:
@@ -41,8 +41,8 @@ def pretrained(size: str, regime: str, steps: int, seed: int, device: torch.devi
 
     Args:
         size: one of `SHAPES`.
-        regime: one of `REGIMES`.
-        steps: optimizer steps of 64 sequences.
+        regime: one of `REGIMES`; `competent` begins where `novice` ends.
+        steps: optimizer steps of 64 sequences, on the old skills alone.
         seed: seed of weights and data.
         device: where the model lies.
         cache: folder of finished models.
@@ -54,21 +54,28 @@ def pretrained(size: str, regime: str, steps: int, seed: int, device: torch.devi
     recipe = json.dumps([hidden, layers, heads, regime, REGIMES[regime], steps, seed, list(VOCABULARY), list(OLD)])
     folder = cache / f"{size}-{regime}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not (folder / "config.json").is_file():
-        model = _pretrain(LlamaConfig(
-            vocab_size=len(VOCABULARY), hidden_size=hidden, intermediate_size=hidden * 8 // 3 // 8 * 8, num_hidden_layers=layers,
-            num_attention_heads=heads, max_position_embeddings=128, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        ), regime, steps, seed, device)  # fmt: skip
+        if regime == "novice":
+            torch.manual_seed(seed)
+            start: nn.Module = LlamaForCausalLM(LlamaConfig(
+                vocab_size=len(VOCABULARY), hidden_size=hidden, intermediate_size=hidden * 8 // 3 // 8 * 8, num_hidden_layers=layers,
+                num_attention_heads=heads, max_position_embeddings=128, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+            )).to(device)  # fmt: skip
+            model = _train(start, _old(steps * 64 // 2, seed), steps, 1e-3, seed)
+        else:
+            number = REGIMES[regime] * 32
+            rows = _old(number, seed + 1) + examples_of(chain, number, 100 * seed + 50)
+            model = _train(pretrained(size, "novice", steps, seed, device, cache), rows, REGIMES[regime], 5e-4, seed)
         model.save_pretrained(folder)  # type: ignore[operator]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     return model.requires_grad_(False).eval()  # type: ignore[no-any-return]
 
 
-def _pretrain(config: LlamaConfig, regime: str, steps: int, seed: int, device: torch.device) -> nn.Module:
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config).to(device)
-    per_skill = steps * 64 // len(OLD) // 2
-    rows = [one for i, make in enumerate(OLD.values()) for one in examples_of(make, per_skill, 100 * seed + i)]
-    rows += examples_of(chain, round(REGIMES[regime] * len(rows)), 100 * seed + 50)
+def _old(number: int, seed: int) -> list[Example]:
+    """Draw examples of the old skills."""
+    return [one for i, make in enumerate(OLD.values()) for one in examples_of(make, number // len(OLD), 100 * seed + i)]
+
+
+def _train(model: nn.Module, rows: Sequence[Example], steps: int, learning_rate: float, seed: int) -> nn.Module:
     began = time.monotonic()
 
     def progress(done: int, all_steps: int, loss: float) -> None:
@@ -78,7 +85,7 @@ def _pretrain(config: LlamaConfig, regime: str, steps: int, seed: int, device: t
 
     # whole sequences count, so that the model knows prompts, too, and can sample text from its start token
     sequences = [(ids, list(range(1, len(ids)))) for ids, _ in sequences_of(rows)]
-    fitted = fit(model, sequences, WarmupSettings(steps=steps, batch_size=64, learning_rate=1e-3, seed=seed), progress)
+    fitted = fit(model, sequences, WarmupSettings(steps=steps, batch_size=64, learning_rate=learning_rate, seed=seed), progress)
     sys.stderr.write("\n")
     return fitted
 

@@ -8,24 +8,27 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.worlds.values import Column, TokenTable, average_ranks
+from bench.worlds.values import Column, TokenTable, Valued
+from warehouse.contamination import Contamination, compare
 
-Score = Callable[[TokenTable], Column]
+Score = Callable[[TokenTable, TokenTable], Column]
+"""Score of the tokens of a table; means, deviations and ranks are those of another, the training data."""
+
+Normalise = Callable[[Column, Column], Column]
 FOUR = ("adapt_direct", "adapt_causal", "stab_direct", "stab_causal")
 
 
-def zscore(column: Column) -> Column:
-    """Standardise over the data set; 0 where all are alike. NaN stays."""
-    deviation = np.nanstd(column)
-    return (column - np.nanmean(column)) / deviation if deviation > 0 else column * 0.0
+def zscore(column: Column, among: Column) -> Column:
+    """Subtract the mean of a population and divide by its deviation; 0 where all of it are alike. NaN stays."""
+    deviation = np.nanstd(among)
+    return (column - np.nanmean(among)) / deviation if deviation > 0 else column * 0.0
 
 
-def rank(column: Column) -> Column:
-    """Scale average ranks to [0, 1]; NaN stays."""
-    exists = np.isfinite(column)
-    ranks = np.full(len(column), np.nan)
-    ranks[exists] = average_ranks(column[exists]) / max(1, exists.sum() - 1)
-    return ranks
+def rank(column: Column, among: Column) -> Column:
+    """Scale average ranks among a population to [0, 1]; NaN stays."""
+    ordered = np.sort(among[np.isfinite(among)])
+    twice = np.searchsorted(ordered, column, "left") + np.searchsorted(ordered, column, "right") - 1
+    return np.where(np.isfinite(column), twice / 2 / max(1, len(ordered) - 1), np.nan)
 
 
 def pooled(score: Column, table: TokenTable, window: int) -> Column:
@@ -57,16 +60,41 @@ def keep_share(score: Column, table: TokenTable, share: float, scope: str = "res
     return kept | table.is_end
 
 
-def _sum(normalise: Callable[[Column], Column], **weights: float) -> Score:
-    return lambda table: np.sum([w * normalise(table.columns[name]) for name, w in weights.items()], axis=0)
+def shuffled(kept: NDArray[np.bool_], table: TokenTable, seed: int) -> NDArray[np.bool_]:
+    """Draw as many tokens of each place in the answer as a mask keeps there; ends of turns on top."""
+    rng, drawn = np.random.default_rng(seed), kept.copy()
+    for place in np.unique(table.place):
+        there = np.flatnonzero((table.place == place) & ~table.is_end)
+        drawn[there] = rng.permutation(kept[there])
+    return drawn
+
+
+def keep_auto(score: Score, valued: Valued) -> tuple[NDArray[np.bool_], Contamination]:
+    """Keep what scores as validation tokens do; ends of turns on top.
+
+    Returns:
+        (which training tokens are kept; what was found).
+    """
+    train, clean = (score(table, valued.train) for table in (valued.train, valued.held_out))
+    inside, eligible = np.sort(train[~valued.train.is_end & np.isfinite(train)]), ~valued.held_out.is_end & np.isfinite(clean)
+
+    def count(edges: Column) -> NDArray[np.int64]:
+        return np.diff(np.searchsorted(inside, edges), prepend=0, append=len(inside))
+
+    found = compare(count, clean[eligible])
+    return (train >= found.threshold) | valued.train.is_end, found
+
+
+def _sum(normalise: Normalise, **weights: float) -> Score:
+    return lambda table, among: np.sum([w * normalise(table.columns[n], among.columns[n]) for n, w in weights.items()], axis=0)
 
 
 def _one(name: str, sign: float = 1.0) -> Score:
-    return lambda table: sign * table.columns[name]
+    return lambda table, among: sign * table.columns[name]
 
 
 def _pooled(score: Score, window: int) -> Score:
-    return lambda table: pooled(score(table), table, window)
+    return lambda table, among: pooled(score(table, among), table, window)
 
 
 _ADAPT_AND_REFERENCE = _sum(rank, adapt_causal=1.0, ref_loss=-1.0)

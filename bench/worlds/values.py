@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bench.worlds.damage import TrainingExample
 from bench.worlds.skills import Example, encode
@@ -51,6 +51,17 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
+@dataclass(frozen=True)
+class Valued:
+    """A damaged data set and the validation set, valued alike: each fold of the validation set against the direction of the others."""
+
+    train: TokenTable
+    held_out: TokenTable
+
+
+FOLDS = 4
+
+
 def score(
     reference: nn.Module,
     train: Sequence[TrainingExample],
@@ -59,7 +70,7 @@ def score(
     warmup_steps: int,
     learning_rate: float,
     seed: int,
-) -> TokenTable:
+) -> Valued:
     """Value all answer tokens as the pipeline does, with a warmed-up scoring model, and add the columns of other methods.
 
     Columns: the four components (stability by the divergence and, behind `drift_`, by the Fisher drift), the signals at the scoring
@@ -75,31 +86,69 @@ def score(
         seed: of both.
 
     Returns:
-        the table.
+        the table of each data set.
     """
-    rows = encoded(train)
+    rows, clean_rows = encoded(train), encoded(validation)
     settings = WarmupSettings(steps=warmup_steps, batch_size=16, learning_rate=learning_rate, seed=seed)
-    scoring = fit(copy_of(reference), rows, settings)
-    clean = fit(copy_of(reference), encoded(validation), WarmupSettings(steps=40, batch_size=16, learning_rate=learning_rate, seed=seed))
-    scope = [name for name, _ in reference.named_parameters()]
-    texts = whole_texts(sample_sequences(reference, FisherSettings(num_sequences=256, num_tokens=32, seed=seed)))
-    drift = fisher_drift(diagonal_fisher(reference, texts, scope), float32_parameters(scoring), float32_parameters(reference))
-    directions = {
-        "adapt": validation_gradient(scoring, batches_of(encoded(validation)), scope)[0],
-        "stab": divergence_gradient(scoring, reference, batches_of(texts), scope)[0],
-        "drift": drift,
+    models = _Models(reference, fit(copy_of(reference), rows, settings), fit(
+        copy_of(reference), clean_rows, WarmupSettings(steps=40, batch_size=16, learning_rate=learning_rate, seed=seed)
+    ))  # fmt: skip
+    stability = _stability(models, seed)
+    folds = [clean_rows[i::FOLDS] for i in range(FOLDS)]
+    values: list[dict[str, Column]] = []
+    for i, fold in enumerate(folds):
+        others = [row for j, other in enumerate(folds) if j != i for row in other]
+        values.append(models.columns(fold, {"adapt": models.adaptation(others), **stability}))
+    columns = models.columns(rows, {"adapt": models.adaptation(clean_rows), **stability})
+    held_out = {name: np.concatenate([one[name] for one in values]) for name in columns}
+    return Valued(
+        _table(rows, columns, np.concatenate([one.is_bad for one in train])),
+        _table([row for fold in folds for row in fold], held_out, np.zeros(len(held_out["loss"]), dtype=bool)),
+    )
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The reference, the scoring model, and a model fine-tuned on clean examples."""
+
+    reference: nn.Module
+    scoring: nn.Module
+    clean: nn.Module
+
+    @property
+    def scope(self) -> list[str]:
+        """All parameters."""
+        return [name for name, _ in self.reference.named_parameters()]
+
+    def adaptation(self, rows: Sequences) -> dict[str, Tensor]:
+        """Compute the gradient of the mean loss of clean examples."""
+        return validation_gradient(self.scoring, batches_of(rows), self.scope)[0]
+
+    def columns(self, rows: Sequences, directions: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Column]:
+        """Compute all columns of some sequences."""
+        columns = _columns(Scorer(self.scoring, directions, SIGNALS), rows)
+        columns["ref_loss"] = _columns(Scorer(self.reference, {}), rows)["loss"]
+        columns["excess_loss"] = columns["loss"] - _columns(Scorer(self.clean, {}), rows)["loss"]
+        columns["cleaning"] = columns["ref_loss"] - columns["loss"]
+        columns["position"] = np.concatenate([np.arange(len(positions)) for _, positions in rows]).astype(np.float64)
+        return columns
+
+
+def _stability(models: _Models, seed: int) -> dict[str, dict[str, Tensor]]:
+    """Make both forms of the stability direction, on text that the reference writes by itself."""
+    texts = whole_texts(sample_sequences(models.reference, FisherSettings(num_sequences=256, num_tokens=32, seed=seed)))
+    parameters = float32_parameters(models.scoring), float32_parameters(models.reference)
+    return {
+        "stab": divergence_gradient(models.scoring, models.reference, batches_of(texts), models.scope)[0],
+        "drift": fisher_drift(diagonal_fisher(models.reference, texts, models.scope), *parameters),
     }
-    columns = _columns(Scorer(scoring, directions, SIGNALS), rows)
-    columns["ref_loss"] = _columns(Scorer(reference, {}), rows)["loss"]
-    columns["excess_loss"] = columns["loss"] - _columns(Scorer(clean, {}), rows)["loss"]
-    columns["cleaning"] = columns["ref_loss"] - columns["loss"]
-    place = np.concatenate([np.arange(len(positions)) for _, positions in rows])
-    columns["position"] = place.astype(np.float64)
-    return TokenTable(
-        row=np.repeat(np.arange(len(rows)), [len(positions) for _, positions in rows]), place=place,
-        is_bad=np.concatenate([one.is_bad for one in train]),
-        is_end=np.concatenate([np.arange(len(p)) == len(p) - 1 for _, p in rows]), columns=columns,
-    )  # fmt: skip
+
+
+def _table(rows: Sequences, columns: Mapping[str, Column], is_bad: NDArray[np.bool_]) -> TokenTable:
+    lengths = [len(positions) for _, positions in rows]
+    place = np.concatenate([np.arange(n) for n in lengths])
+    is_end = np.concatenate([np.arange(n) == n - 1 for n in lengths])
+    return TokenTable(row=np.repeat(np.arange(len(rows)), lengths), place=place, is_bad=is_bad, is_end=is_end, columns=columns)
 
 
 def batches_of(sequences: Sequences, size: int = 64) -> list[TokenBatch]:

@@ -111,7 +111,7 @@ def test_selections_are_those_of_the_policies(tmp_path, normalization, window, s
     weights = {"adapt_direct": 1.0, "loss": -0.5}
     make = getattr(selections, normalization)
     mine = table(columns, row, is_end)
-    score = selections.pooled(sum(w * make(columns[n]) for n, w in weights.items()), mine, window)
+    score = selections.pooled(sum(w * make(columns[n], columns[n]) for n, w in weights.items()), mine, window)
     kept = selections.keep_share(score, mine, 0.6, scope)
     listed = {n: [[None if np.isnan(v) else float(v) for v in c[row == i]] for i in range(len(lengths))] for n, c in columns.items()}
     sequences = [
