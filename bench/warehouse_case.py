@@ -66,7 +66,9 @@ class Bench:
 
     def warehouse(self) -> Warehouse:
         """Open ours."""
-        return Warehouse(self.folder / "warehouse", WarehouseSettings(memory_limit=self.memory_limit))
+        warehouse = Warehouse(self.folder / "warehouse", WarehouseSettings(memory_limit=self.memory_limit))
+        warehouse.con.execute("SET enable_progress_bar = false")  # on in a process without a script
+        return warehouse
 
     def raw(self) -> Raw:
         """Open the plain database."""

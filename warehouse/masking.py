@@ -4,17 +4,20 @@ Total order: score from high to low, then position, then sequence_id. Kept are t
 the protected tokens. Within a response everything happens block by block; wider scopes need the scores of all tokens at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from warehouse.groups import Groups, parts_of, per_sequence
 from warehouse.policy_settings import PolicySettings
-from warehouse.scores import AnyScores, Groups, RandomScores, ValueScores, per_sequence, read_positions, to_37_bits
-from warehouse.selection import Floats, Integers, highest, num_of_share, ranks_in_rows, ranks_of_all, responses
+from warehouse.ranking import ranked
+from warehouse.scores import AnyScores, RandomScores, ValueScores, read_positions, to_37_bits
+from warehouse.selection import Floats, Integers, highest, num_of_share, ranks_in_rows, responses
 from warehouse.token_columns import Block, TokenColumns
 
 
@@ -145,51 +148,70 @@ class _Selection:
 
     def of_groups(self) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
         """Select in sources or the data set; returns (keep, weights)."""
-        scores = np.empty(self.columns.num_tokens)
-
-        def fill(block: Block) -> None:
-            scores[block.tokens] = self._eligible(block)
-
-        self.columns.each(fill)
+        self.columns.fill("scores", np.float64, self._eligible)
         read_positions(self.columns)  # they break ties
         groups = Groups.make(self.columns, self.settings.scope)
         counts = None if self.counts is None else np.bincount(groups.of_sequence, self.counts, groups.num).astype(np.int64)
-        for group, tokens in groups.tokens(self.columns):
-            self._of_group(scores, tokens, None if counts is None else counts[group : group + 1])
-        self._keep_minimum(scores)
+        for group, blocks in groups.members(self.columns):
+            self._of_group(blocks, None if counts is None else counts[group : group + 1])
+        self._keep_minimum()
         return self.keep, self.weights
 
-    def _of_group(self, scores: Floats, tokens: slice | Integers, counts_R: Integers | None) -> None:
-        mine = scores[tokens]
-        eligible = mine[~np.isnan(mine)]
-        num_kept = int(self._num_kept(eligible[None], np.array([len(eligible)]), counts_R)[0])
+    def _of_group(self, blocks: Callable[[], Iterator[Block]], counts_R: Integers | None) -> None:
+        read = partial(self.columns.of, "scores")
+        eligible = np.empty(sum(block.num_tokens for block in blocks()))
+        size = 0
+        for block in blocks():
+            found = read(block)
+            found = found[~np.isnan(found)]
+            eligible[size : size + len(found)] = found
+            size += len(found)
+        eligible = eligible[:size]
+        num_kept = min(int(self._num_kept(eligible[None], np.array([size]), counts_R)[0]), size)
+        if num_kept:
+            eligible.partition(size - num_kept)
+            threshold = eligible[size - num_kept]
+            room = num_kept - int(np.count_nonzero(eligible[size - num_kept :] > threshold))
+            del eligible
+            for block in blocks():
+                self.keep[block.tokens] = read(block) > threshold
+            self._keep_tied(blocks, threshold, room)
         if self.weights is not None:
-            for places, _, last in ranks_of_all(mine):
-                self.weights[places if isinstance(tokens, slice) else tokens[places]] = last / len(eligible)
-        if num_kept == 0:
-            return
-        first = len(eligible) - num_kept
-        eligible.partition(first)
-        threshold = eligible[first]
-        room = num_kept - int(np.count_nonzero(eligible[first:] > threshold))
-        self.keep[tokens] = mine > threshold
-        tied = np.flatnonzero(mine == threshold)
-        self.keep[self._first_by_position(tied if isinstance(tokens, slice) else tokens[tied], room)] = True
+            for places, _, last in ranked(parts_of(blocks, read), self.columns.num_tokens):
+                self.weights[places] = last / size
 
-    def _first_by_position(self, tokens: Integers, num: int) -> Integers:
-        """Return the first of some tokens by position, then sequence_id."""
-        if num == len(tokens):
-            return tokens
-        sequences = np.searchsorted(self.columns.starts, tokens, side="right") - 1
-        positions = self.columns.some("positions", tokens)
-        return tokens[np.lexsort((self.columns.numbers[sequences], positions))[:num]]
+    def _keep_tied(self, blocks: Callable[[], Iterator[Block]], threshold: np.float64, room: int) -> None:
+        """Keep the first `room` of the tokens with a score of `threshold` by position, then sequence_id."""
 
-    def _keep_minimum(self, scores: Floats) -> None:
+        def tied() -> Iterator[tuple[Block, Integers, NDArray[np.int32]]]:
+            for block in blocks():
+                found = np.flatnonzero(self.columns.of("scores", block) == threshold)
+                yield block, found, self.columns.of("positions", block)[found]
+
+        counts = np.zeros(1, np.int64)
+        for _, _, positions in tied():
+            more = np.bincount(positions, minlength=len(counts))
+            more[: len(counts)] += counts
+            counts = more
+        last = int(np.searchsorted(np.cumsum(counts), room))  # the position at which there is no room for all
+        numbers, tokens = [], []
+        for block, found, positions in tied():
+            self.keep[block.indices(found[positions < last])] = True
+            at_last = found[positions == last]
+            tokens.append(block.indices(at_last))
+            numbers.append(block.per_token(self.columns.numbers[block.sequences])[at_last])
+        first = np.argsort(np.concatenate(numbers))[: room - int(counts[:last].sum())]
+        self.keep[np.concatenate(tokens)[first]] = True
+
+    def _keep_minimum(self) -> None:
         """Keep the `min_kept` highest of the responses that have fewer: both rules keep a beginning of the response's own order."""
 
-        def num_kept(block: Block) -> Integers:
-            return per_sequence(np.add, self.keep[block.tokens].astype(np.int64), block)
+        def keep_more(block: Block) -> None:
+            lacking = np.flatnonzero(per_sequence(np.add, self.keep[block.tokens].astype(np.int64), block) < self.settings.min_kept)
+            if not len(lacking):
+                return
+            scores = self.columns.of("scores", block)
+            for rows in responses(block.lengths, lacking):
+                rows.put(self.keep[block.tokens], highest(rows.take(scores), np.full(len(rows.rows), self.settings.min_kept)))
 
-        lacking = np.flatnonzero(np.concatenate([_no_counts(), *self.columns.each(num_kept)]) < self.settings.min_kept)
-        for rows in responses(self.columns.lengths, lacking):
-            rows.put(self.keep, highest(rows.take(scores), np.full(len(rows.rows), self.settings.min_kept)))
+        self.columns.each(keep_more)

@@ -9,7 +9,8 @@ import polars as pl
 
 from warehouse import faults, named_queries, sql
 from warehouse.queries import Queries
-from warehouse.release import LOCKED_DOWN, Release, connect
+from warehouse.reader_options import LOCKED_DOWN
+from warehouse.release import Release, connect
 
 
 class Reader(Queries):
@@ -20,13 +21,15 @@ class Reader(Queries):
         con: a read-only DuckDB connection; no other file can be read through it, no extension loaded.
     """
 
-    def __init__(self, folder: Path, *, allow_files: bool = False) -> None:
+    def __init__(self, folder: Path, *, allow_files: bool = False, memory_limit: str | None = None) -> None:
         """Open the current release of a warehouse.
 
         Args:
             folder: the warehouse's folder.
             allow_files: whether queries may read and write other files. The release stays read-only. All readers that a process has
                 open at one time must have the same.
+            memory_limit: what DuckDB may hold in memory, as it writes sizes, before it spills to disk; None: 3 GB, less on a small machine.
+                All readers that a process has open at one time must have the same.
 
         Raises:
             NoReleaseError: there is none.
@@ -34,7 +37,7 @@ class Reader(Queries):
             DamagedDatabaseError: its file is damaged.
             IOException: its file cannot be read.
         """
-        con, release = connect(folder, LOCKED_DOWN | {"enable_external_access": allow_files})
+        con, release = connect(folder, LOCKED_DOWN | {"enable_external_access": allow_files}, memory_limit=memory_limit)
         super().__init__(con)
         self.release: Release = release
 

@@ -25,19 +25,10 @@ from warehouse.connect import DATABASE, Warehouse
 from warehouse.digests import digest
 from warehouse.holds import held
 from warehouse.migrate import check_version
+from warehouse.reader_options import LOCKED_DOWN, bounds, remove_spilled
 
 _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of a file (btrfs, xfs, ...) instead of copying them."""
-
-
-LOCKED_DOWN = {
-    "enable_external_access": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "allow_community_extensions": False,
-    "lock_configuration": True,
-}
-"""Options of every connection to a release; all readers of one process must open it with the same."""
 
 
 _numbers = itertools.count()
@@ -95,7 +86,9 @@ def current_release(folder: Path) -> Release:
                 ) from error
 
 
-def connect(folder: Path, options: Mapping[str, Any], mark: str | None = None) -> tuple[duckdb.DuckDBPyConnection, Release]:
+def connect(
+    folder: Path, options: Mapping[str, Any], mark: str | None = None, memory_limit: str | None = None
+) -> tuple[duckdb.DuckDBPyConnection, Release]:
     """Open the current release read-only; look again when it is pruned between the look at CURRENT and the opening.
 
     Args:
@@ -103,6 +96,7 @@ def connect(folder: Path, options: Mapping[str, Any], mark: str | None = None) -
         options: of the connection.
         mark: name of a file that names this process as a reader, so that the release is not pruned meanwhile; None for none. In a folder
             that cannot be written there is no mark; the file stays readable for whoever has it open.
+        memory_limit: what DuckDB may hold in memory; None for `reader_options.bounds`.
 
     Returns:
         (connection, release); the caller closes the one and takes the mark off the other.
@@ -120,7 +114,8 @@ def connect(folder: Path, options: Mapping[str, Any], mark: str | None = None) -
                 with _where_writable():
                     (release.folder / mark).touch()
             with faults.reading(release.release_id, release.folder):
-                con = duckdb.connect(str(release.database), read_only=True, config=dict(options))
+                limits = bounds(folder / "releases", release.release_id, memory_limit)
+                con = duckdb.connect(str(release.database), read_only=True, config={**options, **limits})
                 try:
                     check_version(con)
                 except BaseException:
@@ -253,6 +248,7 @@ def outdated(folder: Path, keep: int, *, num_to_come: int = 0) -> list[Release]:
 def prune_releases(folder: Path, keep: int) -> None:
     """Remove outdated releases and what killed runs left of others. Call it while holding the writer's lock."""
     releases = folder / "releases"
+    remove_spilled(releases)
     for leftover in releases.glob(".*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover)

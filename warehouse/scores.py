@@ -3,9 +3,8 @@
 The expression, ours or a user's, is evaluated by DuckDB on flat columns in a database of its own that has nothing in it.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -15,138 +14,14 @@ from numpy.typing import NDArray
 
 from warehouse import sql
 from warehouse.expressions import CLOSED, Expression
-from warehouse.policy_settings import COLUMNS, DIRECTIONAL, KNOWN, Group, PolicySettings
+from warehouse.groups import Groups, Statistics, statistics, twice_ranks
+from warehouse.policy_settings import COLUMNS, DIRECTIONAL, KNOWN, PolicySettings
 from warehouse.pooling import pooled
-from warehouse.selection import Floats, Integers, ranks_in_rows, ranks_of_all, responses
+from warehouse.selection import Floats, Integers
 from warehouse.token_columns import Block, TokenColumns
 
 _MANY_TOKENS = 1 << 26
-"""Beyond that many tokens, columns are normalised one after the other: ranking one takes 12 bytes per token."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and 1 / population deviation of a column, by group; factor 0, so that the column contributes 0, where all values are equal."""
-
-    means: Floats
-    factors: Floats
-
-
-@dataclass(frozen=True)
-class Groups:
-    """What statistics, ranks and selections are taken over.
-
-    Attributes:
-        over: response, source or dataset.
-        of_sequence: ordinal of the group of each sequence.
-    """
-
-    over: Group
-    of_sequence: Integers
-
-    @classmethod
-    def make(cls, columns: TokenColumns, over: Group) -> "Groups":
-        """Group the sequences."""
-        size = len(columns.lengths)
-        return cls(over, {"response": np.arange(size), "source": columns.sources, "dataset": np.zeros(size, np.int64)}[over])
-
-    @property
-    def num(self) -> int:
-        """Number of groups."""
-        return int(self.of_sequence.max(initial=-1)) + 1
-
-    def per_token(self, block: Block, values: NDArray[Any]) -> NDArray[Any]:
-        """Give each token of a block what its group has; the data set has one value for all."""
-        return values[:1] if self.over == "dataset" else block.per_token(values[self.of_sequence[block.sequences]])
-
-    def tokens(self, columns: TokenColumns) -> Iterator[tuple[int, slice | Integers]]:
-        """Yield each group with the indices of its tokens."""
-        if self.over == "dataset":
-            yield 0, slice(None)
-            return
-        order = np.argsort(self.of_sequence, kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(self.of_sequence[order])) + 1):
-            lengths = columns.lengths[members]
-            within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            yield int(self.of_sequence[members[0]]), np.repeat(columns.starts[members], lengths) + within
-
-
-def per_sequence(add: np.ufunc, values: NDArray[Any], block: Block, empty: float = 0) -> NDArray[Any]:
-    """Reduce the tokens of each sequence of a block; `empty` for a sequence without tokens."""
-    found = np.full(len(block.lengths), empty, values.dtype)
-    has_tokens = block.lengths > 0
-    if has_tokens.any():
-        starts = np.cumsum(block.lengths) - block.lengths
-        found[has_tokens] = add.reduceat(values, starts[has_tokens])
-    return found
-
-
-def statistics(columns: TokenColumns, flat: NDArray[np.floating], groups: Groups) -> Statistics:
-    """Compute mean and deviation over every value of each group that is not NULL, those of protected tokens included.
-
-    The same values must give the same mask on any machine, and a parallel sum depends in its last bits on who adds what first. So each
-    sequence is added up by itself, and these sums in the order of sequence_id. Equality is tested on the values: a rounded mean would
-    leave a tiny deviation to divide by.
-
-    Returns:
-        mean and factor of each group; NaN means where a group has no value.
-    """
-
-    def sums(block: Block) -> tuple[NDArray[Any], ...]:
-        values = flat[block.tokens]
-        has_value = ~np.isnan(values)
-        counts = per_sequence(np.add, has_value.astype(np.int64), block)
-        totals = per_sequence(np.add, np.where(has_value, values, 0).astype(np.float64), block)
-        return counts, totals, per_sequence(np.fmin, values, block, np.nan), per_sequence(np.fmax, values, block, np.nan)
-
-    counts, totals, low, high = (np.concatenate(parts) for parts in zip(*columns.each(sums), strict=True))
-    num_values, total = _group_sums(columns, groups, counts.astype(np.float64)), _group_sums(columns, groups, totals)
-    means = np.divide(total, num_values, out=np.full(groups.num, np.nan), where=num_values > 0)
-
-    def squares(block: Block) -> NDArray[Any]:
-        deviations = flat[block.tokens] - groups.per_token(block, means)  # float64
-        return per_sequence(np.add, np.nan_to_num(deviations * deviations, nan=0.0, posinf=np.inf), block)
-
-    square = _group_sums(columns, groups, np.concatenate(columns.each(squares)))
-    lowest, highest = np.full(groups.num, np.nan), np.full(groups.num, np.nan)
-    np.fmin.at(lowest, groups.of_sequence, low)
-    np.fmax.at(highest, groups.of_sequence, high)
-    varies = lowest < highest
-    return Statistics(
-        means, np.divide(1, np.sqrt(np.divide(square, num_values, where=varies, out=square)), where=varies, out=np.zeros(groups.num))
-    )
-
-
-def _group_sums(columns: TokenColumns, groups: Groups, of_sequences: Floats) -> Floats:
-    order = np.argsort(columns.numbers)
-    sums: Floats = np.bincount(groups.of_sequence[order], weights=of_sequences[order], minlength=groups.num).astype(np.float64)
-    return sums
-
-
-def twice_ranks(columns: TokenColumns, flat: NDArray[np.floating], groups: Groups) -> tuple[NDArray[np.uint32], Integers]:
-    """Rank a column in its groups.
-
-    Returns:
-        twice the average rank from 1 of equal values, an exact integer, 0 where the value is NULL, [T]; values of each group.
-    """
-    twice = np.zeros(len(flat), np.uint32)
-    sizes = np.zeros(groups.num, np.int64)
-    if groups.over == "response":
-
-        def rank(block: Block) -> None:
-            for rows in responses(block.lengths):
-                values_RN = rows.take(flat[block.tokens])
-                first_RN, last_RN = ranks_in_rows(values_RN)
-                sizes[block.sequences][rows.rows] = np.count_nonzero(~np.isnan(values_RN), axis=1)
-                rows.put(twice[block.tokens], np.where(np.isnan(values_RN), 0, first_RN + last_RN))
-
-        columns.each(rank)
-        return twice, sizes
-    for group, tokens in groups.tokens(columns):
-        for places, first, last in ranks_of_all(flat[tokens]):
-            twice[places if isinstance(tokens, slice) else tokens[places]] = first + last
-            sizes[group] += len(places)
-    return twice, sizes
+"""Beyond that many tokens, columns are normalised one after the other: ranking one takes 4 bytes per token and half a gigabyte."""
 
 
 def _is_order_alone(settings: PolicySettings, expression: Expression) -> bool:
@@ -182,9 +57,8 @@ class ValueScores:
         with ThreadPoolExecutor(columns.num_workers if columns.num_tokens <= _MANY_TOKENS else 1) as pool:
             prepared = []
             for column, forms in wanted.items():
-                flat = columns.read_values(column)
-                prepared.append(pool.submit(self._prepare, column, flat, forms))
-                del flat
+                columns.read_values(column)
+                prepared.append(pool.submit(self._prepare, column, forms))
                 if columns.num_tokens > _MANY_TOKENS:
                     wait(prepared)
             for future in prepared:
@@ -198,16 +72,19 @@ class ValueScores:
         self._con.execute(f"CREATE MACRO mask_score({parameters}) AS ({self._expression.text})")
         self._weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
 
-    def _prepare(self, column: str, flat: NDArray[np.float32], forms: set[str]) -> None:
-        values = self._columns.weighted(column, flat)
+    def _prepare(self, column: str, forms: set[str]) -> None:
         if "zscore" in forms:
-            self._statistics[column] = statistics(self._columns, values, self._groups)
+            self._statistics[column] = statistics(self._columns, partial(self._columns.values, column), self._groups)
         if "rank" in forms:  # within a response a weight changes no rank, and the values as stored have few enough bits to be packed
-            ranked = flat if self._groups.over == "response" else values
-            twice, self._sizes[column] = twice_ranks(self._columns, ranked, self._groups)
+            ranked_values = self._columns.of if self._groups.over == "response" else self._columns.values
+            twice, self._sizes[column] = twice_ranks(self._columns, partial(ranked_values, column), self._groups)
             self._columns.keep(f"rank_{column}", twice)
-        if forms != {"rank"}:
-            self._columns.keep(column, flat if self._order_alone else values)
+        if forms == {"rank"}:
+            self._columns.drop(column)
+
+    def _values(self, column: str, block: Block) -> NDArray[np.floating]:
+        """Give a column as the score takes it: without ω where only the order counts."""
+        return self._columns.of(column, block) if self._order_alone else self._columns.values(column, block)
 
     def close(self) -> None:
         """Close the database of the expression."""
@@ -248,10 +125,10 @@ class ValueScores:
             column = name.removeprefix("zscore_")
             found = self._statistics[column]
             means = 0.0 if self._order_alone else self._groups.per_token(block, found.means)
-            values: Floats = self._columns.of(column, block) - np.asarray(means, np.float64)
+            values: Floats = self._values(column, block) - np.asarray(means, np.float64)
             values *= self._groups.per_token(block, found.factors)
             return values
-        stored: Floats = self._columns.of(name, block).astype(np.float64)
+        stored: Floats = self._values(name, block).astype(np.float64)
         return stored
 
 
@@ -263,7 +140,7 @@ class RandomScores:
 
     def __init__(self, columns: TokenColumns, settings: PolicySettings) -> None:
         self._columns = columns
-        columns.keep("adapt_direct", columns.read_values("adapt_direct"))
+        columns.read_values("adapt_direct")
         read_positions(columns)
         keys = columns.warehouse.run("masks/read_keys", seed=str(settings.seed)).fetchnumpy()["key"]
         self._keys = np.asarray(keys, dtype=np.uint64)
@@ -287,7 +164,7 @@ AnyScores = ValueScores | RandomScores
 
 def read_positions(columns: TokenColumns) -> None:
     """Put the response positions aside."""
-    columns.keep("positions", columns.read("masks/read_positions", np.zeros(columns.num_tokens, np.int32)))
+    columns.read("positions", "masks/read_positions", np.int32)
 
 
 def to_37_bits(scores: Floats) -> Floats:

@@ -3,7 +3,8 @@
 NaN stands for NULL: a token without a value, or one that is not eligible. Two shapes of group need two ways, both exact:
 
 - a response is a row of a matrix. Responses of about one length are put side by side, so that one vectorised sort serves them all;
-- a source or the data set is one long array, of which only the k-th highest value is wanted (a partition, no sort).
+- a source or the data set is one long array, of which only the k-th highest value is wanted (a partition, no sort); its ranks, which
+  need a sort, are in ranking.py.
 
 Letters: R rows, N places of a row, T tokens.
 """
@@ -137,55 +138,3 @@ def ranks_in_rows(values_RN: Floats) -> tuple[Integers, Integers]:
 
 
 _PLACE_BITS = 16
-_RUN_BLOCK = 1 << 20
-
-
-def ranks_of_all(values: NDArray[np.floating]) -> Iterator[tuple[Integers, Integers, Integers]]:
-    """Rank a long array from low to high.
-
-    Yields:
-        (index, first, last): for a part of the values their places in the array, and the first and last rank from 1 of those equal to
-        each; NaN has no rank and comes in no part.
-    """
-    num_values = len(values) - int(np.count_nonzero(np.isnan(values)))
-    ordered, order = _sorted(values)
-    begin = 0
-    while begin < num_values:
-        end = _run_end(ordered, min(begin + _RUN_BLOCK, num_values), num_values)
-        block = ordered[begin:end]
-        starts = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]]))
-        sizes = np.diff(starts, append=len(block))
-        first = np.repeat(starts + begin + 1, sizes)
-        yield order[begin:end].astype(np.int64), first, first + np.repeat(sizes - 1, sizes)
-        begin = end
-
-
-def _run_end(ordered: NDArray[np.generic], end: int, num_values: int) -> int:
-    """Move the end of a part behind the values equal to its last one."""
-    while end < num_values:
-        others = np.flatnonzero(ordered[end : min(end + _RUN_BLOCK, num_values)] != ordered[end - 1])
-        if len(others):
-            return end + int(others[0])
-        end = min(end + _RUN_BLOCK, num_values)
-    return end
-
-
-def _sorted(values: NDArray[np.floating]) -> tuple[NDArray[np.generic], NDArray[np.integer]]:
-    """Sort.
-
-    A float32 and its place fit in one integer, whose sort takes a third of the time and half the memory of an argsort.
-
-    Returns:
-        (ordered, order): something that is ordered as the values are, NaN last, and their places.
-    """
-    if values.dtype != np.float32 or len(values) >= 1 << 32:
-        places = np.argsort(values)
-        return values[places], places
-    packed = np.empty(len(values), "<u8")
-    for begin in range(0, len(values), _RUN_BLOCK):  # 8 bytes per value and no more
-        bits = (values[begin : begin + _RUN_BLOCK] + np.float32(0)).view(np.uint32)  # -0 becomes 0
-        block = (bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))).astype(np.uint64)
-        packed[begin : begin + _RUN_BLOCK] = block << np.uint64(32) | np.arange(begin, begin + len(block), dtype=np.uint64)
-    packed.sort()
-    halves = packed.view("<u4")
-    return halves[1::2], halves[::2]

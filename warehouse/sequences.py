@@ -87,30 +87,30 @@ def load_sequences(con: duckdb.DuckDBPyConnection, mask_id: str, release_folder:
     copy = _map(folder)
     if copy is not None:
         return copy
-    sequences = None
     try:
         folder.parent.mkdir(exist_ok=True)
         with (folder.parent / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of several ranks one reads, the others wait and map
             copy = _map(folder)
             if copy is None:
-                sequences = _read(con, mask_id)
-                _write(sequences, folder)
+                _make(con, mask_id, folder)
                 copy = _map(folder)
     except OSError as error:
         logger.warning("%s: no copy for later streams can be kept there (%s); this stream lives in memory", folder, error)
-    return copy or sequences or _read(con, mask_id)
+    return copy or _read(con, mask_id)
 
 
-def _write(sequences: Sequences, folder: Path) -> None:
+def _make(con: duckdb.DuckDBPyConnection, mask_id: str, folder: Path) -> None:
     """Write the copy beside its place and rename it, so that it is whole or absent; call it while holding the lock."""
     partial = folder.parent / f".{folder.name}.partial"
     for leftover in (partial, folder):  # of a killed process; damaged, or of another version
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
+        sequences = _read(con, mask_id, partial)
         for name in (*_ARRAYS, *_OPTIONAL_ARRAYS):
-            if (array := getattr(sequences, name)) is not None:
+            array = getattr(sequences, name)
+            if array is not None and not (partial / f"{name}.npy").exists():
                 np.save(partial / f"{name}.npy", array)
         table = pa.table({"sequence_id": sequences.sequence_ids})
         with pa.OSFile(str(partial / "sequence_ids.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -127,6 +127,32 @@ def _write(sequences: Sequences, folder: Path) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+class _Flat:
+    """An array of known size that is filled from its beginning: in memory, or in a NumPy file without ever being in memory."""
+
+    def __init__(self, dtype: type[np.generic], size: int, file: Path | None) -> None:
+        self._file = file
+        self._array = np.empty(size if file is None else 0, dtype)
+        self._filled = 0
+        if file is not None:
+            self._stream = file.open("wb")
+            described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (size,)}
+            np.lib.format.write_array_header_1_0(self._stream, described)
+
+    def add(self, values: NDArray[Any]) -> None:
+        if self._file is None:
+            self._array[self._filled : self._filled + len(values)] = values
+        else:
+            self._stream.write(np.ascontiguousarray(values, self._array.dtype).data)
+        self._filled += len(values)
+
+    def done(self) -> NDArray[Any]:
+        if self._file is None:
+            return self._array
+        self._stream.close()
+        return np.asarray(np.load(self._file, mmap_mode="r"))
 
 
 def _map(folder: Path) -> Sequences | None:
@@ -179,11 +205,16 @@ def check_mask(con: duckdb.DuckDBPyConnection, mask_id: str) -> bool:
     return is_soft
 
 
-def _read(con: duckdb.DuckDBPyConnection, mask_id: str) -> Sequences:
+def _read(con: duckdb.DuckDBPyConnection, mask_id: str, folder: Path | None = None) -> Sequences:
     """Read a mask's sequences from the database, a row group at a time, into arrays of the size they will have.
 
+    Args:
+        con: connection to the release.
+        mask_id: the mask.
+        folder: where the arrays that have an entry per token go, files `<name>.npy`; None: into memory.
+
     Returns:
-        the sequences, in memory.
+        the sequences.
 
     Raises:
         ValueError: the mask is unknown, has no sequences, does not decide on all of them, or its pairs are incomplete.
@@ -193,31 +224,42 @@ def _read(con: duckdb.DuckDBPyConnection, mask_id: str) -> Sequences:
     if num_sequences == 0:
         raise ValueError(f"mask {mask_id}: its snapshot has no sequences; see the view rejected_rows for the reasons")
     offsets, num_supervised = np.zeros(num_sequences + 1, np.int64), np.empty(num_sequences, np.int64)
-    token_ids, keep = np.empty(num_tokens, np.int32), np.zeros(num_tokens, np.bool_)
-    weights = np.zeros(num_tokens, np.float32) if is_soft else None
-    sequence_ids, row, begin = [], 0, 0
+    kinds: dict[str, type[np.generic]] = {"token_ids": np.int32, "keep": np.bool_} | ({"weights": np.float32} if is_soft else {})
+    flat = {name: _Flat(dtype, num_tokens, None if folder is None else folder / f"{name}.npy") for name, dtype in kinds.items()}
+    sequence_ids, row = [], 0
     for rows in _query(con, "stream/tokens", mask_id).to_arrow_reader(_ROWS_PER_READ):
         lengths, end = _lengths(rows["token_ids"]), row + len(rows)
-        offsets[row + 1 : end + 1] = begin + np.cumsum(lengths)
-        token_ids[begin : offsets[end]] = rows["token_ids"].flatten().to_numpy()
-        kept = np.repeat(offsets[row:end], _lengths(rows["kept_positions"])) + rows["kept_positions"].flatten().to_numpy()
-        keep[kept] = True
-        if weights is not None:
-            weights[kept] = rows["kept_weights"].flatten().to_numpy()
+        offsets[row + 1 : end + 1] = offsets[row] + np.cumsum(lengths)
+        for name, values in _laid_out(rows, lengths, is_soft=is_soft).items():
+            flat[name].add(values)
         num_supervised[row:end] = rows["num_supervised"].to_numpy()
         sequence_ids.append(rows["sequence_id"])
-        row, begin = end, int(offsets[end])
+        row = end
     ids = pa.concat_arrays(sequence_ids)
     order = _query(con, "stream/order", mask_id).to_arrow_table()
     members = members_per_entry(order, mask_id)
     places = pc.index_in(order["sequence_id"], value_set=ids).to_numpy().astype(np.int64).reshape(-1, members)
     multiplicity = order["multiplicity"].to_numpy()[::members]
     sources, codes = _encode_sources(order["source"])
+    num_supervised_tokens = int(_query(con, "stream/count_supervised", mask_id).fetchall()[0][0])
+    arrays = {name: array.done() for name, array in flat.items()}
     return Sequences(
-        ids, offsets, token_ids, keep, num_supervised, np.repeat(places, multiplicity, axis=0), np.repeat(codes[::members], multiplicity),
-        sources, int(_query(con, "stream/count_supervised", mask_id).fetchall()[0][0]), weights,
-        read_ref_losses(con, mask_id, ids, offsets) if members == 2 else None,
+        ids, offsets, num_supervised=num_supervised, entries=np.repeat(places, multiplicity, axis=0),
+        source_codes=np.repeat(codes[::members], multiplicity), sources=sources, num_supervised_tokens=num_supervised_tokens,
+        ref_losses=read_ref_losses(con, mask_id, ids, offsets) if members == 2 else None, **arrays,
     )  # fmt: skip
+
+
+def _laid_out(rows: pa.RecordBatch, lengths: NDArray[np.int64], *, is_soft: bool) -> dict[str, NDArray[Any]]:
+    """Lay the flags and weights of kept positions over all tokens of some sequences."""
+    begins = np.cumsum(lengths) - lengths
+    kept = np.repeat(begins, _lengths(rows["kept_positions"])) + rows["kept_positions"].flatten().to_numpy()
+    arrays: dict[str, NDArray[Any]] = {"token_ids": rows["token_ids"].flatten().to_numpy(), "keep": np.zeros(int(lengths.sum()), np.bool_)}
+    arrays["keep"][kept] = True
+    if is_soft:
+        arrays["weights"] = np.zeros(int(lengths.sum()), np.float32)
+        arrays["weights"][kept] = rows["kept_weights"].flatten().to_numpy()
+    return arrays
 
 
 def _encode_sources(column: pa.ChunkedArray) -> tuple[tuple[str | None, ...], NDArray[np.int16]]:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+READER_MEMORY_LIMIT = "3000MB"
+"""What DuckDB may hold in memory in a process that reads a release, unless another limit is asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WarehouseSettings:

@@ -36,8 +36,8 @@ INSERTS = [
     "example_sequences VALUES ('tok', 'e4', 'sft', NULL, 0, 0, 'empty_response', 'nothing to learn')",
     f"masks (mask_id, policy, settings, scoring_id, snapshot_id, num_tokens, num_kept, run_id, created_at) VALUES ('m1', 'default', '{{}}', 'new', 'snap', 10, 5, 'run1', {WHEN}), ('m2', 'random', '{{}}', 'new', 'snap', 10, 4, 'run1', {WHEN})",
     f"masks (mask_id, policy, settings, scoring_id, snapshot_id, num_tokens, num_kept, run_id, created_at) VALUES ('m0', 'outdated', '{{}}', 'old', 'snap', 10, 10, 'run1', {WHEN})",
-    "mask_values (mask_id, sequence_id, keep) VALUES ('m1', 's1', [true, false, false, true]), ('m1', 's2', [false, false, false, true]), ('m1', 's3', [true, true])",
-    "mask_values (mask_id, sequence_id, keep) VALUES ('m2', 's1', [false, true, false, true]), ('m2', 's2', [true, false, false, true]), ('m2', 's3', [false, false])",
+    "mask_values (mask_id, sequence_id, keep, num_kept) VALUES ('m1', 's1', [true, false, false, true], 2), ('m1', 's2', [false, false, false, true], 1), ('m1', 's3', [true, true], 2)",
+    "mask_values (mask_id, sequence_id, keep, num_kept) VALUES ('m2', 's1', [false, true, false, true], 2), ('m2', 's2', [true, false, false, true], 2), ('m2', 's3', [false, false], 0)",
     "pointers VALUES ('snapshot', 'snap'), ('tokenization', 'tok'), ('scoring', 'new'), ('mask:default', 'm1'), ('mask:random', 'm2'), ('mask:outdated', 'm0')",
 ]  # fmt: skip
 

@@ -3,11 +3,14 @@
 -- $policy = default: whose mask
 -- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH per_sequence AS (
-    SELECT current.source, len(kept.keep) AS num_tokens, len(list_filter(kept.keep, lambda k: k)) AS num_kept
+    SELECT members.source, len(kept.keep) AS num_tokens, kept.num_kept
     FROM masks
     JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
-    JOIN record.current_sequences AS current ON current.sequence_id = kept.sequence_id
-    WHERE masks.is_current AND masks.policy = $policy AND ($branch = 'all' OR current.branch = $branch)
+    JOIN record.example_sequences AS links ON links.sequence_id = kept.sequence_id
+    JOIN record.snapshot_examples AS members ON members.example_id = links.example_id
+    WHERE masks.is_current AND masks.policy = $policy AND ($branch = 'all' OR links.branch = $branch)
+      AND members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
+      AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
 )
 SELECT
     source, count(*) AS num_sequences, sum(num_tokens)::BIGINT AS num_tokens, sum(num_kept)::BIGINT AS num_kept,

@@ -1,33 +1,62 @@
 -- The words of the vocabulary with the highest mean value, or the lowest, with the spread of the value over their occurrences.
+-- Of the values only the lists of that column are read and joined.
 -- Grain: one row per token of the vocabulary, the extreme mean first; tokens without a value are left out.
 -- $column = adapt_direct: one of the columns of values, those of the signals included
 -- $min_count = 5: how often a token must occur with a value
 -- $end = highest: of which end: highest or lowest
 -- $limit = 20: number of rows
 -- $branch = all: responses of one branch: sft, chosen or rejected; all
-WITH long AS (
+WITH current AS (
+    SELECT links.example_id, links.branch, links.sequence_id, members.source, coalesce(pairs.weight, 1) AS weight -- ω of a pair
+    FROM record.snapshot_examples AS members
+    JOIN record.example_sequences AS links ON links.example_id = members.example_id
+    LEFT JOIN pairs ON pairs.example_id = links.example_id
+    WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
+      AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
+      AND links.sequence_id IS NOT NULL
+      AND ($branch = 'all' OR links.branch = $branch)
+),
+scoring AS (
+    SELECT * FROM record.scorings WHERE scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')
+),
+lists AS (
     SELECT
-        tokenizer_digest, unnest(list_select(token_ids, list_transform(response_positions, lambda p: p + 1))) AS token_id,
-        unnest(CASE $column::VARCHAR
-            WHEN 'adapt_direct' THEN adapt_direct WHEN 'adapt_causal' THEN adapt_causal
-            WHEN 'stab_direct' THEN stab_direct WHEN 'stab_causal' THEN stab_causal
-            WHEN 'loss' THEN loss WHEN 'ref_loss' THEN ref_loss WHEN 'entropy' THEN entropy
+        sequence_id, CASE WHEN $column::VARCHAR IN ('adapt_direct', 'stab_direct') THEN direct ELSE causal END AS list, true AS is_directional
+    FROM record.direction_values
+    WHERE $column::VARCHAR IN ('adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal')
+      AND values_id = (SELECT CASE WHEN $column::VARCHAR LIKE 'adapt%' THEN adapt_values_id ELSE stab_values_id END FROM scoring)
+    UNION ALL
+    SELECT
+        sequence_id, CASE $column::VARCHAR
+            WHEN 'loss' THEN loss WHEN 'ref_loss' THEN loss WHEN 'entropy' THEN entropy
             WHEN 'margin' THEN margin WHEN 'el2n' THEN el2n WHEN 'grad_norm' THEN grad_norm
             ELSE error('there is no column of values ' || $column::VARCHAR || '; see token_values')
-        END) AS value
-    FROM record.value_lists
-    WHERE ($branch = 'all' OR branch = $branch)
+        END, false
+    FROM record.signal_values
+    WHERE $column::VARCHAR NOT IN ('adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal')
+      AND signals_id = (SELECT CASE WHEN $column::VARCHAR = 'ref_loss' THEN ref_signals_id ELSE signals_id END FROM scoring)
+),
+long AS (
+    SELECT
+        unnest(list_transform(sequences.response_positions, lambda p: sequences.token_ids[p + 1])) AS token_id,
+        unnest(lists.list) AS stored, CASE WHEN lists.is_directional THEN current.weight ELSE 1 END AS weight
+    FROM current
+    JOIN lists ON lists.sequence_id = current.sequence_id
+    JOIN record.sequences AS sequences ON sequences.sequence_id = current.sequence_id
 ),
 per_id AS (
-    SELECT tokenizer_digest, token_id, count(value) AS num_tokens, avg(value) AS mean_value, stddev_pop(value) AS deviation
+    SELECT token_id, count(stored) AS num_tokens, avg(weight * stored) AS mean_value, stddev_pop(weight * stored) AS deviation
     FROM long
-    GROUP BY ALL
-    HAVING count(value) >= greatest($min_count::BIGINT, 1)
+    GROUP BY token_id
+    HAVING count(stored) >= greatest($min_count::BIGINT, 1)
 )
 SELECT vocabulary.token, per_id.token_id, per_id.num_tokens, per_id.mean_value, per_id.deviation
 FROM per_id
 LEFT JOIN record.vocabulary AS vocabulary
-    ON vocabulary.tokenizer_digest = per_id.tokenizer_digest AND vocabulary.token_id = per_id.token_id
+    ON vocabulary.token_id = per_id.token_id
+    AND vocabulary.tokenizer_digest = (
+        SELECT tokenizer_digest FROM record.tokenizations WHERE tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
+    )
 ORDER BY
     per_id.mean_value * CASE $end::VARCHAR
         WHEN 'highest' THEN -1 WHEN 'lowest' THEN 1 ELSE error('there is no end ' || $end::VARCHAR || ', only highest and lowest')

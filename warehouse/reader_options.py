@@ -1,0 +1,56 @@
+"""What a connection to a release may do and use: read this one file, within bounds of memory, spilling to a folder of its own."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from warehouse.settings import READER_MEMORY_LIMIT
+
+LOCKED_DOWN = {
+    "enable_external_access": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "lock_configuration": True,
+}
+"""Options of every connection to a release; all readers of one process must open it with the same."""
+
+_SHARE_OF_MEMORY = 0.6
+"""Of the machine, which a reader takes at most where it has little."""
+
+_SPILL = ".spill-"
+
+
+def bounds(releases: Path, release_id: str, memory_limit: str | None) -> dict[str, str]:
+    """Bound the memory of a reader, whose process computes beside it, and name the folder that DuckDB spills to.
+
+    Without a bound DuckDB takes four fifths of the machine. The folder is one per process and release, as SQL can reach it in spite of the
+    lock; DuckDB makes it when it spills first and removes it with the connection.
+
+    Args:
+        releases: the folder of the releases; where it cannot be written, the system's temporary folder is used.
+        release_id: the release.
+        memory_limit: as DuckDB writes sizes; None: the default, less on a small machine.
+
+    Returns:
+        options of the connection.
+    """
+    parent = releases if os.access(releases, os.W_OK) else Path(tempfile.gettempdir())
+    return {
+        "memory_limit": memory_limit or _default_limit(),
+        "temp_directory": str((parent / f"{_SPILL}{os.getpid()}-{release_id}").absolute()),
+    }
+
+
+def _default_limit() -> str:
+    share = _SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+    most = int(READER_MEMORY_LIMIT.removesuffix("MB"))
+    return READER_MEMORY_LIMIT if share > most else f"{int(share)}MB"
+
+
+def remove_spilled(releases: Path) -> None:
+    """Remove what killed readers spilled."""
+    for folder in releases.glob(f"{_SPILL}*"):
+        if Path("/proc").exists() and not Path("/proc", folder.name.split("-")[1]).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another process may clean at the same time
