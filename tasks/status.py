@@ -58,12 +58,16 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
     known = {str(row[0]) for row in reader.run("status/tokenized_ids", tokenization_id=how.tokenization_id).fetchall()}
     fresh = [e for e in {*train.example_ids, *validation.example_ids} if e not in known]
     lines.append(("tokenize", f"{len(fresh):,} examples"))
-    made, ids = _directions(config, reader, how, None if set(fresh) & set(validation.example_ids) else validation.example_ids)
+    made, ids, held_out = _directions(config, reader, how, None if set(fresh) & set(validation.example_ids) else validation.example_ids)
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
     new = [e for e in fresh if e in set(train.example_ids)]
     lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
+    if held_out is not None:
+        unknown = len(set(fresh) & set(validation.example_ids))
+        lines.append(("score, validation set", _scoring(reader, how.tokenization_id, validation.example_ids, unknown, held_out)))
     beta = config.preference.beta if train.kind == "preference" else None
-    lines.extend(_masks(config, reader, train.snapshot_id, ids.scoring_id(how.tokenization_id), beta))
+    held_out_id = None if held_out is None else held_out.scoring_id(how.tokenization_id)
+    lines.extend(_masks(config, reader, train.snapshot_id, ids.scoring_id(how.tokenization_id), beta, held_out_id))
     return lines
 
 
@@ -77,11 +81,12 @@ def _read(config: Configuration, settings: SourceSettings) -> _Data:
 
 def _directions(
     config: Configuration, reader: Reader, how: identities.Tokenization, validation: Sequence[str] | None
-) -> tuple[list[str], ValueIdentities]:
+) -> tuple[list[str], ValueIdentities, ValueIdentities | None]:
     """Follow the artefacts as far as they exist.
 
     Returns:
-        (what would be made, identities of the values: such as no values have where they depend on what is to be made).
+        (what would be made, identities of the values: such as no values have where they depend on what is to be made; those of the
+        validation set, None where no policy keeps `auto`).
     """
     reference = identities.model_digest(reader, identities.reference_folder(config, download=False))
     made: list[str] = []
@@ -103,7 +108,7 @@ def _directions(
     else:
         scoring = find("warm-up", identities.warmup_key(config, reference, how.tokenization_id))
     by_propagation = config.scoring.estimator == "value_propagation"
-    adapt_key = None
+    adapt_key, rows = None, []
     if scoring is not None and validation is not None:
         rows = reader.run("status/validation_sequences", tokenization_id=how.tokenization_id, example_ids=list(validation)).fetchall()
         make_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
@@ -117,7 +122,33 @@ def _directions(
     if config.scoring.low_rank is not None:
         adapt = find("low-rank adaptation direction", adapt and low_rank_key(config.scoring.low_rank, adapt))
         stab = find("low-rank stability direction", stab and low_rank_key(config.scoring.low_rank, stab))
-    return made, identities.value_identities(config, scoring or _TO_BE_MADE, reference, adapt or _TO_BE_MADE, stab or _TO_BE_MADE)
+
+    def identify(adapt_digest: str | None) -> ValueIdentities:
+        return identities.value_identities(config, scoring or _TO_BE_MADE, reference, adapt_digest or _TO_BE_MADE, stab or _TO_BE_MADE)
+
+    ids = identify(adapt)
+    if not config.keeps_auto:
+        return made, ids, None
+    folds = [None] * identities.FOLDS if not rows else _folds(config, find, rows, str(scoring), reference)
+    return made, ids, identities.held_out_identities(ids, [identify(one).adapt_values_id for one in folds])
+
+
+def _folds(
+    config: Configuration, find: Callable[[str, str | None], str | None], rows: Sequence[identities.Link], scoring: str, reference: str
+) -> list[str | None]:
+    """Follow the directions of the validation set's folds.
+
+    Returns:
+        the content digest of each; None where it is to be made.
+    """
+    digests = []
+    for members in identities.folds(row[2] for row in rows):
+        rest = identities.objective([row for row in rows if row[2] not in members], config.preference.beta, reference)
+        found = find("adaptation direction of a fold", identities.adapt_key(config, scoring, rest))
+        if config.scoring.low_rank is not None:
+            found = find("low-rank direction of a fold", found and low_rank_key(config.scoring.low_rank, found))
+        digests.append(found)
+    return digests
 
 
 def _stability(
@@ -161,10 +192,12 @@ def _scoring(reader: Reader, tokenization_id: str, example_ids: list[str], num_n
     return f"sequences lacking values: {', '.join(parts)}; about {total:,} tokens{cost}"
 
 
-def _masks(config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str, beta: float | None) -> list[Line]:
+def _masks(
+    config: Configuration, reader: Reader, snapshot_id: str, scoring_id: str, beta: float | None, held_out_id: str | None
+) -> list[Line]:
     lines = []
     for name, settings in sorted(config.policies().items()):
-        there = reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id, beta)
+        there = reader.pointer(f"mask:{name}") == policies.mask_identity(settings, scoring_id, snapshot_id, beta, held_out_id)
         lines.append((f"mask {name}", "unchanged" if there else "to be written"))
     return lines
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+CODE_VERSION = 1
+"""Bumped by hand when the same scores would give another threshold."""
+
 _NUM_BINS = 256
 """Steps of the densities: quantiles of the clean scores."""
-
-_PRIOR_TOKENS = 3.0
-"""Clean tokens that each step is taken to hold besides those seen, so that a few training tokens below all clean ones prove nothing."""
 
 _CLEAN_SHARE = 0.3
 """π is measured on the best scores, on this share of the clean tokens at least."""
@@ -29,13 +29,13 @@ class Contamination:
     """What a comparison found.
 
     Attributes:
-        threshold: tokens that score lower are more likely not clean than clean; -inf where there are none.
+        threshold: tokens that score lower are more likely not clean than clean; None where there are none.
         clean_share: π, the share of training tokens that score as clean ones do.
         below_threshold: share of the training tokens below the threshold.
         num_clean: clean tokens compared with.
     """
 
-    threshold: float
+    threshold: float | None
     clean_share: float
     below_threshold: float
     num_clean: int
@@ -63,21 +63,39 @@ def compare(count: Callable[[Floats], NDArray[np.int64]], clean_scores: Floats) 
         raise ValueError("keep: auto has no scores to compare: no token of the validation set, or none of the training set, has a score")
     clean = np.diff(np.searchsorted(np.sort(clean_scores), edges), prepend=0, append=len(clean_scores)).astype(np.float64)
     train, clean = counts / counts.sum(), clean / clean.sum()
-    share = _share_of_clean(train, clean)
-    prior = _PRIOR_TOKENS / len(clean_scores)
-    below = 0
-    for first, end in _rising(train, clean):
-        if share * (clean[first:end].sum() + prior) < 0.5 * train[first:end].sum():
-            below = end
-    threshold = float(edges[below - 1]) if below else -np.inf
-    return Contamination(threshold, share, float(train[:below].sum()), len(clean_scores))
+    share = _share_of_clean(train, clean, len(clean_scores))
+    below = _first_clean_step(train, clean, share, len(clean_scores))
+    return Contamination(float(edges[below - 1]) if below else None, share, float(train[:below].sum()), len(clean_scores))
 
 
-def _share_of_clean(train: Floats, clean: Floats) -> float:
-    """Estimate π: f is at least π v everywhere, and equal where only clean tokens score; so it is the least f / v, here of the best scores."""
+def _share_of_clean(train: Floats, clean: Floats, num_clean: int) -> float:
+    """Estimate π: f is at least π v everywhere, and equal where only clean tokens score; so it is the least f / v, here of the best scores.
+
+    The clean tokens counted there are taken for as few as may be expected, two deviations less, or the least ratio would be too low.
+
+    Returns:
+        π.
+    """
     best_train, best_clean = (np.cumsum(density[::-1]) for density in (train, clean))
-    enough = best_clean >= _CLEAN_SHARE
-    return float(min(1.0, (best_train[enough] / best_clean[enough]).min()))
+    at_least = np.maximum(np.sqrt(best_clean * num_clean) - 1, 0) ** 2 / num_clean
+    enough = (best_clean >= _CLEAN_SHARE) & (at_least > 0)
+    return float(min(1.0, (best_train[enough] / at_least[enough]).min(initial=1.0)))
+
+
+def _first_clean_step(train: Floats, clean: Floats, share: float, num_clean: int) -> int:
+    """Find the step from which on tokens are clean with probability a half and more; 0 where what lies below it may be chance.
+
+    Chance: the share of training tokens below is not above that of clean ones by three deviations.
+
+    Returns:
+        the step.
+    """
+    ends = [end for first, end in _rising(train, clean) if share * clean[first:end].sum() < 0.5 * train[first:end].sum()]
+    for end in reversed(ends):
+        at_most = (np.sqrt(clean[:end].sum() * num_clean + 1) + 1.5) ** 2 / num_clean
+        if train[:end].sum() > at_most:
+            return end
+    return 0
 
 
 def _rising(train: Floats, clean: Floats) -> list[tuple[int, int]]:

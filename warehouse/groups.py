@@ -141,6 +141,27 @@ def twice_ranks(columns: TokenColumns, read: Read, groups: Groups) -> tuple[NDAr
     return twice, sizes
 
 
+def twice_ranks_among(columns: TokenColumns, read: Read, others: TokenColumns, read_others: Read) -> NDArray[np.uint32]:
+    """Rank a column among the values of other tokens, as `twice_ranks` would rank a value of theirs; one between two of them lies halfway.
+
+    Returns:
+        twice the rank, 0 where the value is NULL, [T].
+    """
+    values = np.concatenate([np.empty(0), *columns.each(read)])
+    edges = np.unique(values[~np.isnan(values)])
+
+    def count(block: Block) -> Integers:
+        found = np.sort(read_others(block))
+        found = found[: len(found) - int(np.count_nonzero(np.isnan(found)))]
+        return np.searchsorted(found, edges, "left") + np.searchsorted(found, edges, "right")
+
+    twice = np.add.reduce([np.zeros(len(edges), np.int64), *others.each(count)]) + 1
+    found = np.zeros(len(values), np.uint32)
+    there = ~np.isnan(values)
+    found[there] = twice[np.searchsorted(edges, values[there])]
+    return found
+
+
 def parts_of(blocks: Callable[[], Iterator[Block]], read: Read) -> Parts:
     """Give the values of blocks as `ranking` takes them."""
     return lambda: ((block.tokens, read(block)) for block in blocks())

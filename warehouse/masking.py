@@ -5,14 +5,16 @@ the protected tokens. Within a response everything happens block by block; wider
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from warehouse import contamination
+from warehouse.contamination import Contamination
 from warehouse.groups import Groups, parts_of, per_sequence
 from warehouse.policy_settings import PolicySettings
 from warehouse.ranking import ranked
@@ -29,11 +31,13 @@ class Mask:
         columns: whose tokens.
         keep: whether a token is kept, [T].
         weights: of a soft policy: 0 where a token is not kept, [T]; None for a hard one.
+        found: what `keep: auto` found; None for another policy.
     """
 
     columns: TokenColumns
     keep: NDArray[np.bool_]
     weights: NDArray[np.float32] | None
+    found: Contamination | None = None
 
     def rows(self) -> pa.Table:
         """Give the rows of record.mask_values, with `place` for the sequence."""
@@ -55,32 +59,91 @@ class Mask:
             yield pa.RecordBatch.from_arrays([places, lists, weight, pa.array(num_kept)], schema=schema)
 
 
-def compute(columns: TokenColumns, settings: PolicySettings) -> Mask:
+@dataclass(frozen=True)
+class HeldOut:
+    """The validation set, valued as training data are, and read.
+
+    Attributes:
+        columns: its sequences with the columns that the policy names.
+        protected: which of its tokens are protected.
+    """
+
+    columns: TokenColumns
+    protected: NDArray[np.bool_]
+
+    @classmethod
+    def read(cls, columns: TokenColumns, settings: PolicySettings) -> "HeldOut":
+        """Read what the policy names, while mask_sequences holds the validation set."""
+        for name in settings.stored_columns():
+            columns.read_values(name)
+        read_positions(columns)
+        return cls(columns, _protected(columns, settings))
+
+
+def compute(columns: TokenColumns, settings: PolicySettings, held_out: HeldOut | None = None) -> Mask:
     """Compute the mask of the sequences in mask_sequences.
 
     Args:
         columns: of these sequences.
         settings: what the policy does.
+        held_out: what `keep: auto` compares with.
 
     Returns:
         the mask.
+
+    Raises:
+        ValueError: no token has a score that could be compared.
     """
     if settings.select == "all" or columns.num_tokens == 0:
         no_weights = np.zeros(0, np.float32) if settings.soft == "rank" and settings.select != "all" else None
         return Mask(columns, np.ones(columns.num_tokens, np.bool_), no_weights)
     protected = _protected(columns, settings)
-    counts = None
-    if settings.select == "random" and settings.threshold is not None:  # as many as by value
-        with closing(ValueScores(columns, settings)) as scores:
-            counts = np.concatenate([_no_counts(), *columns.each(lambda block: _num_reaching(scores, settings, block, protected))])
-    with closing(RandomScores(columns, settings) if settings.select == "random" else ValueScores(columns, settings)) as scores:
+    counts, found = None, None
+    with ExitStack() as opened:
+        by_value = opened.enter_context(closing(ValueScores(columns, settings))) if settings.reads_values else None
+        if held_out is not None and by_value is not None:
+            found = _compare(columns, by_value, protected, held_out, settings)
+            threshold = -_LARGEST_SCORE if found.threshold is None else found.threshold * settings.scale()
+            settings = replace(settings, keep=1.0, threshold=threshold)
+            found = replace(found, threshold=None if found.threshold is None else threshold)
+        if by_value is not None and settings.select == "random":  # as many as by value
+            counts = np.concatenate([_no_counts(), *columns.each(lambda block: _num_reaching(by_value, settings, block, protected))])
+        scores = (
+            by_value
+            if by_value is not None and settings.select == "value"
+            else opened.enter_context(closing(RandomScores(columns, settings)))
+        )
         selection = _Selection(columns, settings, scores, protected, counts)
         keep, weights = selection.of_responses() if settings.scope == "response" else selection.of_groups()
     keep |= protected
     if weights is not None:
         weights[protected] = 1
         weights[~keep] = 0
-    return Mask(columns, keep, weights)
+    return Mask(columns, keep, weights, found)
+
+
+_LARGEST_SCORE = 1e300 / 65537
+"""Beyond all scores, and still rounded without overflow."""
+
+
+def _compare(
+    columns: TokenColumns, scores: ValueScores, protected: NDArray[np.bool_], held_out: HeldOut, settings: PolicySettings
+) -> Contamination:
+    """Compare the scores of eligible training tokens with those of the validation set."""
+    with closing(ValueScores(held_out.columns, settings, among=scores)) as others:
+        clean = np.concatenate([np.empty(0), *held_out.columns.each(others.of)])[~held_out.protected]
+
+    def count(edges: Floats) -> Integers:
+        counts = np.zeros(len(edges) + 1, np.int64)
+        for of_block in columns.each(lambda block: _between(edges, scores.of(block)[~protected[block.tokens]])):
+            counts += of_block
+        return counts
+
+    return contamination.compare(count, clean[~np.isnan(clean)])
+
+
+def _between(edges: Floats, scores: Floats) -> Integers:
+    return np.bincount(np.searchsorted(edges, scores[~np.isnan(scores)], "right"), minlength=len(edges) + 1)
 
 
 def _no_counts() -> Integers:
@@ -144,6 +207,7 @@ class _Selection:
         if self.settings.threshold is not None:
             reaching_R: Integers = np.count_nonzero(scores_RN >= _threshold(self.settings), axis=1)
             return reaching_R
+        assert self.settings.keep != "auto", "auto became a threshold"
         return num_of_share(self.settings.keep, num_eligible_R)
 
     def of_groups(self) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:

@@ -1,14 +1,16 @@
 """Policies: how stored values become masks. The arithmetic is in masking.py; here are the identity of a mask and its one transaction."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from warehouse import contamination
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
-from warehouse.masking import Mask, compute
+from warehouse.masking import HeldOut, Mask, compute
 from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
 from warehouse.policy_settings import DIRECTIONAL
@@ -41,7 +43,9 @@ class MaskReceipt:
     written: bool
 
 
-def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id: str, beta: float | None = None) -> str:
+def mask_identity(
+    policy_settings: PolicySettings, scoring_id: str, snapshot_id: str, beta: float | None = None, held_out_id: str | None = None
+) -> str:
     """Digest what a mask depends on. Settings that cannot change it (the seed of a selection by value) are left out, and the name too.
 
     Args:
@@ -49,10 +53,13 @@ def mask_identity(policy_settings: PolicySettings, scoring_id: str, snapshot_id:
         scoring_id: the scoring.
         snapshot_id: the training snapshot.
         beta: β of DPO where the examples are pairs; it counts where the policy reads values of a direction, which are weighed by ω(β).
+        held_out_id: the scoring of the validation set, which counts where the policy compares with it.
 
     Returns:
         the identity.
     """
+    if policy_settings.compares:
+        return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id, contamination.CODE_VERSION, held_out_id)
     if beta is None:
         return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
     parts = [(branch, part.decisive()) for branch, part in policy_settings.parts(has_pairs=True)]
@@ -90,7 +97,8 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     _check_estimator(warehouse, policy, settings)
     beta = _beta(warehouse, policy)
-    mask_id = mask_identity(settings, scoring_id, snapshot_id, beta)
+    held_out_id = _held_out_id(warehouse, policy, scoring_id, beta) if settings.compares else None
+    mask_id = mask_identity(settings, scoring_id, snapshot_id, beta, held_out_id)
     found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
         if warehouse.pointer(f"mask:{policy}") != mask_id:  # a transaction alone would already note the run
@@ -105,13 +113,16 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         with warehouse.transaction():
             warehouse.run("masks/delete_mask", mask_id=mask_id)  # leftovers of a mask without receipt
             warehouse.run("masks/delete_mask_values", mask_id=mask_id)
+            told: dict[str, Any] = {} if beta is None else {"beta": beta}
             for branch, part in settings.parts(has_pairs=beta is not None):
                 mask = _compute(warehouse, policy, part, branch, ids["rows_id"] if shares_rows else None)
                 warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
+                if mask.found is not None:
+                    told["auto"] = asdict(mask.found) | {"held_out_scoring": held_out_id}
             num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"])
             warehouse.run(
                 "masks/insert_mask",
-                policy=policy, settings=settings.as_json(beta), scoring_id=scoring_id, snapshot_id=snapshot_id, num_tokens=num_tokens,
+                policy=policy, settings=settings.as_json(told), scoring_id=scoring_id, snapshot_id=snapshot_id, num_tokens=num_tokens,
                 num_kept=num_kept, run_id=run_id, **ids,
             )  # fmt: skip
             receipt(warehouse, "mask", mask_id, num_sequences, run_id)
@@ -140,6 +151,29 @@ def _beta(warehouse: Warehouse, policy: str) -> float | None:
     return float(beta)
 
 
+def _held_out_id(warehouse: Warehouse, policy: str, scoring_id: str, beta: float | None) -> str:
+    """Look up the scoring of the validation set that belongs to the current scoring.
+
+    Returns:
+        its scoring_id.
+
+    Raises:
+        ValueError: there is none, or the training examples are pairs.
+    """
+    if beta is not None:
+        raise ValueError(
+            f"policy {policy!r} has keep: auto, which is for single responses, and the training data are pairs; give it a share to keep"
+        )
+    held_out_id = warehouse.pointer("held_out")
+    stored = None if held_out_id is None else warehouse.one("values/get_scoring_settings", scoring_id=held_out_id)
+    if held_out_id is None or stored is None or json.loads(stored[0])["held_out_of"] != scoring_id:
+        raise ValueError(
+            f"policy {policy!r} has keep: auto, which compares with values of the validation set, and the warehouse has none of the current "
+            "scoring; run `alphatoken value` with this policy in the configuration"
+        )
+    return held_out_id
+
+
 def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings) -> None:
     """Refuse a scoring by another estimator than the policy is for.
 
@@ -157,7 +191,10 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
         )
 
 
-def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> dict[str, int]:
+def _prepare(
+    warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None = None, known_rows_id: str | None = None,
+    *, snapshot: str = "snapshot", scoring: str = "scoring",
+) -> dict[str, int]:  # fmt: skip
     """Make mask_sequences, the sequences whose rows are to be computed: those of a branch, or all, that have no known rows.
 
     Returns:
@@ -167,8 +204,8 @@ def _prepare(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
         ValueError: values, or a signal, are missing.
     """
     warehouse.run("masks/column_lists")
-    warehouse.run("masks/create_sequences", known_rows_id=known_rows_id, branch=branch)
-    return _check_complete(warehouse, policy, settings)
+    warehouse.run("masks/create_sequences", known_rows_id=known_rows_id, branch=branch, snapshot=snapshot, scoring=scoring)
+    return _check_complete(warehouse, policy, settings, scoring)
 
 
 def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> Mask:
@@ -183,10 +220,11 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
         InvalidInputException: likewise.
         ConversionException: likewise.
     """
-    first_rows = _prepare(warehouse, policy, settings, branch, known_rows_id)
     try:
-        with warehouse.scratch("mask") as folder:
-            return compute(TokenColumns(warehouse, folder, first_rows), settings)
+        with warehouse.scratch("mask") as folder, warehouse.scratch("mask_held_out") as other_folder:
+            held_out = _read_held_out(warehouse, policy, settings, other_folder) if settings.compares else None
+            first_rows = _prepare(warehouse, policy, settings, branch, known_rows_id)
+            return compute(TokenColumns(warehouse, folder, first_rows), settings, held_out)
     except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         if settings.expression is None:
             raise
@@ -196,7 +234,12 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
         ) from error
 
 
-def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings) -> dict[str, int]:
+def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> HeldOut:
+    first_rows = _prepare(warehouse, policy, settings, snapshot="validation", scoring="held_out")
+    return HeldOut.read(TokenColumns(warehouse, folder, first_rows, scoring="held_out"), settings)
+
+
+def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings, scoring: str) -> dict[str, int]:
     """Compare what the policy reads with what is stored.
 
     Returns:
@@ -207,11 +250,11 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings)
     """
     read = settings.stored_columns()
     num_sequences, num_valued, *others = _one_row(
-        warehouse, "masks/count_sequences", **{signal: signal in read for signal in OPTIONAL_SIGNALS}
+        warehouse, "masks/count_sequences", scoring=scoring, **{signal: signal in read for signal in OPTIONAL_SIGNALS}
     )
     if num_valued != num_sequences:
         raise ValueError(
-            f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the current snapshot have values under the current scoring; "
+            f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the {'current snapshot' if scoring == 'scoring' else 'validation set'} have values under the current scoring; "
             "a mask needs them all: value the tokens first (an interrupted run continues where it stopped)"
         )
     for signal, num in zip(OPTIONAL_SIGNALS, others, strict=False):

@@ -168,7 +168,9 @@ class PolicySettings:
             return
         if self.threshold is not None or self.branches:
             other = "threshold" if self.threshold is not None else "branches"
-            raise ValueError(f"keep and {other}: got auto and {other}, expected one of them: auto finds a threshold, and is for single responses")
+            raise ValueError(
+                f"keep and {other}: got auto and {other}, expected one of them: auto finds a threshold, and is for single responses"
+            )
         if self.normalize_over == "source" and set(self.checked_expression().columns) - set(COLUMNS):
             raise ValueError(
                 "normalize_over: got source with keep: auto, expected dataset or response: the validation set, which auto compares with, "
@@ -234,12 +236,11 @@ class PolicySettings:
             "weights": {column: float(weight) for column, weight in self.weights.items() if weight != 0},
         }
 
-    def as_json(self, beta: float | None = None) -> str:
-        """Write all settings as JSON, for masks of pairs with the β that their values were weighed by."""
+    def as_json(self, told: Mapping[str, Any]) -> str:
+        """Write all settings as JSON, and what else is to be told of a mask: β of pairs, what `auto` found."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         branches = {branch: one.given() for branch, one in self.branches.items()}
-        told = {} if beta is None else {"beta": beta}
-        return json.dumps(plain | {"weights": dict(self.weights), "branches": branches} | told, sort_keys=True)
+        return json.dumps(plain | {"weights": dict(self.weights), "branches": branches, **told}, sort_keys=True)
 
 
 _LARGEST_SCORE = 1e300

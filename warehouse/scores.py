@@ -5,7 +5,6 @@ The expression, ours or a user's, is evaluated by DuckDB on flat columns in a da
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from warehouse import sql
 from warehouse.expressions import CLOSED, Expression
-from warehouse.groups import Groups, Statistics, statistics, twice_ranks
+from warehouse.groups import Groups, Statistics, statistics, twice_ranks, twice_ranks_among
 from warehouse.policy_settings import COLUMNS, DIRECTIONAL, KNOWN, PolicySettings
 from warehouse.pooling import pooled
 from warehouse.selection import Floats, Integers
@@ -41,8 +40,14 @@ def _is_order_alone(settings: PolicySettings, expression: Expression) -> bool:
 class ValueScores:
     """Scores by value, of blocks of tokens; NaN where a token has none."""
 
-    def __init__(self, columns: TokenColumns, settings: PolicySettings) -> None:
-        """Read and normalise the columns that the policy names."""
+    def __init__(self, columns: TokenColumns, settings: PolicySettings, among: "ValueScores | None" = None) -> None:
+        """Read and normalise the columns that the policy names.
+
+        Args:
+            columns: where the columns are put aside.
+            settings: the policy.
+            among: take means, deviations and ranks beyond a response from these scores, of other tokens; the columns are read then.
+        """
         self._columns, self._settings = columns, settings
         self._expression = settings.checked_expression()
         self._groups = Groups.make(columns, settings.normalize_over)
@@ -57,13 +62,14 @@ class ValueScores:
         with ThreadPoolExecutor(columns.num_workers if columns.num_tokens <= _MANY_TOKENS else 1) as pool:
             prepared = []
             for column, forms in wanted.items():
-                columns.read_values(column)
-                prepared.append(pool.submit(self._prepare, column, forms))
+                if among is None:
+                    columns.read_values(column)
+                prepared.append(pool.submit(self._prepare, column, forms, among))
                 if columns.num_tokens > _MANY_TOKENS:
                     wait(prepared)
             for future in prepared:
                 future.result()
-        if settings.window > 1:
+        if settings.window > 1 and among is None:
             read_positions(columns)
         self._con = duckdb.connect(config=CLOSED | {"threads": 1})
         # A macro takes no parameters. Its body is a sum of names from our own tables, or what DuckDB printed of a tree that was checked
@@ -72,15 +78,26 @@ class ValueScores:
         self._con.execute(f"CREATE MACRO mask_score({parameters}) AS ({self._expression.text})")
         self._weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
 
-    def _prepare(self, column: str, forms: set[str]) -> None:
+    def _prepare(self, column: str, forms: set[str], among: "ValueScores | None") -> None:
+        if among is not None and self._groups.over != "response":
+            self._prepare_among(column, forms, among)
+            return
         if "zscore" in forms:
             self._statistics[column] = statistics(self._columns, partial(self._columns.values, column), self._groups)
         if "rank" in forms:  # within a response a weight changes no rank, and the values as stored have few enough bits to be packed
             ranked_values = self._columns.of if self._groups.over == "response" else self._columns.values
             twice, self._sizes[column] = twice_ranks(self._columns, partial(ranked_values, column), self._groups)
             self._columns.keep(f"rank_{column}", twice)
-        if forms == {"rank"}:
+        if forms == {"rank"} and not self._settings.compares:
             self._columns.drop(column)
+
+    def _prepare_among(self, column: str, forms: set[str], others: "ValueScores") -> None:
+        if "zscore" in forms:
+            self._statistics[column] = others._statistics[column]
+        if "rank" in forms:
+            read, read_others = (partial(one._columns.values, column) for one in (self, others))
+            self._columns.keep(f"rank_{column}", twice_ranks_among(self._columns, read, others._columns, read_others))
+            self._sizes[column] = others._sizes[column]
 
     def _values(self, column: str, block: Block) -> NDArray[np.floating]:
         """Give a column as the score takes it: without ω where only the order counts."""

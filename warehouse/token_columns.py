@@ -69,15 +69,16 @@ class TokenColumns:
         num_workers: threads that `each` uses.
     """
 
-    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int]) -> None:
+    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int], scoring: str = "scoring") -> None:
         """Read the sequences; no values yet.
 
         Args:
             warehouse: the open warehouse, with mask_sequences.
             folder: an empty folder for the columns.
             first_rows: per group of values (`write.GROUPS`), the row of its table before which no sequence lies.
+            scoring: name of the pointer to the scoring.
         """
-        self.warehouse, self._folder, self._first_rows = warehouse, folder, first_rows
+        self.warehouse, self._folder, self._first_rows, self._scoring = warehouse, folder, first_rows, scoring
         self._held: dict[str, NDArray[Any]] = {}
         self._in_memory: set[str] = set()
         self._lock = Lock()
@@ -121,7 +122,7 @@ class TokenColumns:
     def read_values(self, name: str) -> None:
         """Read a stored column and put it aside; NaN where it is NULL."""
         group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(name.partition("_")[0], "signals")
-        self.read(name, "masks/read_column", np.float32, name=name, first_row=self._first_rows[group])
+        self.read(name, "masks/read_column", np.float32, name=name, first_row=self._first_rows[group], scoring=self._scoring)
 
     def values(self, name: str, block: Block) -> NDArray[np.floating]:
         """Give a column's values of a block; those of a direction times the weights of their sequences, in float64, where there are some."""

@@ -21,7 +21,7 @@ from models.training import Sequences, fit
 SHAPES = {"1M": (160, 4, 4), "4M": (256, 5, 4), "30M": (512, 10, 8), "150M": (1024, 12, 16)}
 """Hidden size, layers, heads of a Llama."""
 
-REGIMES = {"novice": 0, "competent": 60}
+REGIMES = {"novice": 0, "competent": 400}
 """Steps that the pre-trained model goes on with half of the data the new skill, clean."""
 
 

@@ -82,7 +82,8 @@ def keep_auto(score: Score, valued: Valued) -> tuple[NDArray[np.bool_], Contamin
         return np.diff(np.searchsorted(inside, edges), prepend=0, append=len(inside))
 
     found = compare(count, clean[eligible])
-    return (train >= found.threshold) | valued.train.is_end, found
+    threshold = -np.inf if found.threshold is None else found.threshold
+    return (train >= threshold) | valued.train.is_end, found
 
 
 def _sum(normalise: Normalise, **weights: float) -> Score:
@@ -116,6 +117,9 @@ SCORES: Mapping[str, Score] = {
     "adapt pair − loss, ranks": _sum(rank, adapt_direct=1.0, adapt_causal=1.0, loss=-1.0),
     "four − loss, ranks": _sum(rank, **dict.fromkeys(FOUR, 1.0), loss=-1.0),
     "low loss": _one("loss", -1.0),
+    "low loss, window 3": _pooled(_one("loss", -1.0), 3),
+    "− loss − ref_loss, ranks": _sum(rank, loss=-1.0, ref_loss=-1.0),
+    "adapt pair − loss − ref_loss, ranks": _sum(rank, adapt_direct=1.0, adapt_causal=1.0, loss=-1.0, ref_loss=-1.0),
     "high loss": _one("loss"),
     "low ref_loss": _one("ref_loss", -1.0),
     "excess loss (Rho-1)": _one("excess_loss"),

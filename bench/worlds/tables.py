@@ -21,8 +21,8 @@ def auroc_tables(rows: Iterable[Row]) -> str:
 def _by_kind(title: str, rows: list[Row], cell: Callable[[list[Row], str], str]) -> str:
     kinds = list(dict.fromkeys(r["kind"] for r in rows))
     lines = [f"| {title} | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    for name in dict.fromkeys(name for r in rows for name in r["auroc"]):
-        lines.append(f"| {name} | " + " | ".join(cell([r for r in rows if r["kind"] == kind], name) for kind in kinds) + " |")
+    names = dict.fromkeys(name for r in rows for name in r["auroc"])
+    lines += [f"| {name} | " + " | ".join(cell([r for r in rows if r["kind"] == k], name) for k in kinds) + " |" for name in names]
     return "\n".join(lines)
 
 
