@@ -1,6 +1,6 @@
 """The warehouse at 20 or 200 million response tokens: every step through the product's functions, beside plain DuckDB doing only that.
 
-python -m bench.warehouse [--tokens 20M] [--memory-limit 4GB] [--repeats 3] [--folder FOLDER] [--only PART ...] [--no-raw]
+python -m bench.warehouse [--tokens 20M] [--memory-limit 3GB] [--repeats 3] [--folder FOLDER] [--only PART ...] [--no-raw]
 
 Parts: ingest, commit, masks, unchanged, release, queries, stream, change; each needs those before it, in the same folder. Each case runs in
 a process of its own, ours and the plain one in turn; medians. Memory is the peak resident size of that process while ours ran.
@@ -29,6 +29,7 @@ from warehouse.ingest import SourceSettings, read_examples
 from warehouse.policies import BUILT_IN, PolicySettings, write_mask
 from warehouse.read import Reader
 from warehouse.release import current_release, write_release
+from warehouse.settings import MEMORY_LIMIT
 from warehouse.stream import Cursor, open_stream
 from warehouse.write import ValueIdentities, commit_shard, write_scoring, write_sequences, write_snapshot
 
@@ -281,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=number, default="20M", help="response tokens, such as 20M")
-    parser.add_argument("--memory-limit", default="4GB", help="warehouse.memory_limit, and that of plain DuckDB")
+    parser.add_argument("--memory-limit", default=MEMORY_LIMIT, help="warehouse.memory_limit, and that of plain DuckDB")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep everything here; a temporary folder otherwise")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))

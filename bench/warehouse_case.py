@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.warehouse_raw import Raw
 from warehouse.connect import Warehouse
-from warehouse.settings import WarehouseSettings
+from warehouse.settings import MEMORY_LIMIT, WarehouseSettings
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Bench:
     folder: Path
     num_tokens: int
     repeats: int = 1
-    memory_limit: str = "4GB"
+    memory_limit: str = MEMORY_LIMIT
     beside_raw: bool = True
 
     def warehouse(self) -> Warehouse:

@@ -47,6 +47,7 @@ class Mask:
         return pa.Table.from_batches(self._batches(schema), schema)
 
     def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        first = 0
         for block in self.columns.blocks():
             offsets = pa.array(np.concatenate([[0], np.cumsum(block.lengths)]).astype(np.int32))
             keep = self.keep[block.tokens]
@@ -54,9 +55,10 @@ class Mask:
             weight = pa.nulls(len(block.lengths), pa.list_(pa.float32()))
             if self.weights is not None:
                 weight = pa.ListArray.from_arrays(offsets, pa.array(self.weights[block.tokens]))
-            places = pa.array(np.arange(block.sequences.start, block.sequences.stop))
+            places = pa.array(np.arange(first, first + len(block.lengths)))
             lists = pa.ListArray.from_arrays(offsets, pa.array(keep))
             yield pa.RecordBatch.from_arrays([places, lists, weight, pa.array(num_kept)], schema=schema)
+            first += len(block.lengths)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _no_counts() -> Integers:
 def _protected(columns: TokenColumns, settings: PolicySettings) -> NDArray[np.bool_]:
     protected = np.zeros(columns.num_tokens, np.bool_)
     if settings.protect_end_of_turn:
-        found = columns.warehouse.run("masks/read_protected").fetchnumpy()
+        found = columns.warehouse.run("masks/read_protected", first_row=columns.first_rows["contents"]).fetchnumpy()
         protected[columns.starts[np.asarray(found["place"])] + np.asarray(found["token"]) - 1] = True
     return protected
 

@@ -119,7 +119,7 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
                 warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
                 if mask.found is not None:
                     told["auto"] = asdict(mask.found) | {"held_out_scoring": held_out_id}
-            num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"])
+            num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"], **_current_ids(warehouse))
             warehouse.run(
                 "masks/insert_mask",
                 policy=policy, settings=settings.as_json(told), scoring_id=scoring_id, snapshot_id=snapshot_id, num_tokens=num_tokens,
@@ -198,13 +198,15 @@ def _prepare(
     """Make mask_sequences, the sequences whose rows are to be computed: those of a branch, or all, that have no known rows.
 
     Returns:
-        per group of values, the row of its table before which no sequence lies.
+        for the contents and each group of values, the row of its table before which no sequence lies.
 
     Raises:
         ValueError: values, or a signal, are missing.
     """
-    warehouse.run("masks/column_lists")
-    warehouse.run("masks/create_sequences", known_rows_id=known_rows_id, branch=branch, snapshot=snapshot, scoring=scoring)
+    ids = {"snapshot_id": warehouse.pointer(snapshot), "tokenization_id": warehouse.pointer("tokenization")}
+    warehouse.run("masks/create_new", known_rows_id=known_rows_id, branch=branch, **ids)
+    warehouse.run("masks/create_sequences", scoring=scoring)
+    warehouse.run("masks/drop_new")
     return _check_complete(warehouse, policy, settings, scoring)
 
 
@@ -236,7 +238,7 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
 
 def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> HeldOut:
     first_rows = _prepare(warehouse, policy, settings, snapshot="validation", scoring="held_out")
-    return HeldOut.read(TokenColumns(warehouse, folder, first_rows, scoring="held_out"), settings)
+    return HeldOut.read(TokenColumns(warehouse, folder, first_rows), settings)
 
 
 def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings, scoring: str) -> dict[str, int]:
@@ -248,22 +250,28 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings,
     Raises:
         ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
     """
-    read = settings.stored_columns()
-    num_sequences, num_valued, *others = _one_row(
-        warehouse, "masks/count_sequences", scoring=scoring, **{signal: signal in read for signal in OPTIONAL_SIGNALS}
-    )
+    num_sequences, num_valued, *first = _one_row(warehouse, "masks/count_sequences")
     if num_valued != num_sequences:
         raise ValueError(
             f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the {'current snapshot' if scoring == 'scoring' else 'validation set'} have values under the current scoring; "
             "a mask needs them all: value the tokens first (an interrupted run continues where it stopped)"
         )
-    for signal, num in zip(OPTIONAL_SIGNALS, others, strict=False):
-        if signal in read and num != num_sequences:
+    first_rows = dict(zip(("contents", *GROUPS), first, strict=True))
+    asked = {signal: signal in settings.stored_columns() for signal in OPTIONAL_SIGNALS}
+    if not any(asked.values()):
+        return first_rows
+    counts = _one_row(warehouse, "masks/count_signals", first_row=first_rows["signals"], **asked)
+    for signal, num in zip(OPTIONAL_SIGNALS, counts, strict=True):
+        if asked[signal] and num != num_sequences:
             raise ValueError(
                 f"policy {policy!r} reads {signal}, which the current scoring does not hold; add it to scoring.signals and value the tokens "
                 "again (no value of a direction is computed anew)"
             )
-    return dict(zip(GROUPS, others[len(OPTIONAL_SIGNALS) :], strict=True))
+    return first_rows
+
+
+def _current_ids(warehouse: Warehouse) -> dict[str, str | None]:
+    return {"snapshot_id": warehouse.pointer("snapshot"), "tokenization_id": warehouse.pointer("tokenization")}
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ and of further ones where a bin is too full, cuts the integers into ranges; each
 """
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,10 @@ def ranked(parts: Parts, num_places: int) -> Iterator[tuple[Integers, Integers, 
 
 def _keys(values: NDArray[np.floating]) -> NDArray[np.unsignedinteger]:
     """Map values to integers in their order; what NaN becomes is of no meaning."""
-    kind = np.uint32 if values.dtype == np.float32 else np.uint64
-    bits = (values + values.dtype.type(0)).view(kind)  # -0 becomes 0
+    kind: type[np.unsignedinteger] = np.uint32 if values.dtype == np.float32 else np.uint64
+    bits: NDArray[Any] = (values + values.dtype.type(0)).view(kind)  # -0 becomes 0
     sign = kind(1 << (8 * bits.itemsize - 1))
-    keys: NDArray[np.unsignedinteger] = np.where(bits & sign, ~bits, bits | sign)
-    return keys
+    return np.where(bits & sign, ~bits, bits | sign)
 
 
 def _inside(values: NDArray[np.floating], low: int, high: int) -> tuple[NDArray[np.unsignedinteger], Integers]:
@@ -115,7 +114,8 @@ def _sorted(parts: Parts, low: int, high: int, num: int, *, packs: bool) -> tupl
             if not packs:
                 places[begin:end] = here
             begin = end
-    assert all_keys is not None and begin == num, "the values are those that were counted"
+    assert all_keys is not None, "a range has values"
+    assert begin == num, "the values are those that were counted"
     if not packs:
         order = np.argsort(all_keys)
         return all_keys[order], places[order]

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from warehouse.settings import READER_MEMORY_LIMIT
+from warehouse.settings import MEMORY_LIMIT
 
 LOCKED_DOWN = {
     "enable_external_access": False,
@@ -45,8 +45,7 @@ def bounds(releases: Path, release_id: str, memory_limit: str | None) -> dict[st
 
 def _default_limit() -> str:
     share = _SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
-    most = int(READER_MEMORY_LIMIT.removesuffix("MB"))
-    return READER_MEMORY_LIMIT if share > most else f"{int(share)}MB"
+    return MEMORY_LIMIT if share > 1000 * int(MEMORY_LIMIT.removesuffix("GB")) else f"{int(share)}MB"
 
 
 def remove_spilled(releases: Path) -> None:

@@ -142,7 +142,7 @@ class ValueScores:
             column = name.removeprefix("zscore_")
             found = self._statistics[column]
             means = 0.0 if self._order_alone else self._groups.per_token(block, found.means)
-            values: Floats = self._values(column, block) - np.asarray(means, np.float64)
+            values: Floats = np.subtract(self._values(column, block), means, dtype=np.float64)
             values *= self._groups.per_token(block, found.factors)
             return values
         stored: Floats = self._values(name, block).astype(np.float64)
@@ -181,7 +181,7 @@ AnyScores = ValueScores | RandomScores
 
 def read_positions(columns: TokenColumns) -> None:
     """Put the response positions aside."""
-    columns.read("positions", "masks/read_positions", np.int32)
+    columns.read("positions", "masks/read_positions", np.int32, first_row=columns.first_rows["contents"])
 
 
 def to_37_bits(scores: Floats) -> Floats:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-READER_MEMORY_LIMIT = "3000MB"
-"""What DuckDB may hold in memory in a process that reads a release, unless another limit is asked for."""
+MEMORY_LIMIT = "3GB"
+"""What DuckDB may hold in memory, unless another limit is asked for: with what is beside it, 200 million tokens stay within 6 GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class WarehouseSettings:
 
     Attributes:
         path: folder of the warehouse; relative to the configuration file.
-        memory_limit: what DuckDB may hold in memory, as DuckDB writes sizes.
+        memory_limit: what DuckDB may hold in memory, as DuckDB writes sizes; readers of releases have a limit of their own.
         lock_timeout_s: how long a second writer waits for the first, in seconds, before it gives up.
         keep_releases: releases kept for readers, the newest included.
     """
@@ -21,7 +21,7 @@ class WarehouseSettings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     path: str = "alphatoken-warehouse"
-    memory_limit: str = "4GB"
+    memory_limit: str = MEMORY_LIMIT
     lock_timeout_s: float = 60.0
     keep_releases: int = 2
 

@@ -65,25 +65,25 @@ class TokenColumns:
         numbers: its ordinal by sequence_id.
         sources: ordinal of its source.
         num_tokens: tokens of all.
+        first_rows: for the contents and each group of values, the row of its table before which no sequence lies.
         weights: where the examples are pairs, what the values of a direction are multiplied by (ω); None otherwise.
         num_workers: threads that `each` uses.
     """
 
-    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int], scoring: str = "scoring") -> None:
+    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int]) -> None:
         """Read the sequences; no values yet.
 
         Args:
             warehouse: the open warehouse, with mask_sequences.
             folder: an empty folder for the columns.
-            first_rows: per group of values (`write.GROUPS`), the row of its table before which no sequence lies.
-            scoring: name of the pointer to the scoring.
+            first_rows: for the contents and each group of values (`write.GROUPS`), the row of its table before which no sequence lies.
         """
-        self.warehouse, self._folder, self._first_rows, self._scoring = warehouse, folder, first_rows, scoring
+        self.warehouse, self._folder, self.first_rows = warehouse, folder, first_rows
         self._held: dict[str, NDArray[Any]] = {}
         self._in_memory: set[str] = set()
         self._lock = Lock()
         self._types: dict[str, np.dtype[Any]] = {}
-        found = warehouse.run("masks/read_sequences").fetchnumpy()
+        found = warehouse.run("masks/read_sequences", first_row=first_rows["contents"]).fetchnumpy()
         self.numbers, self.sources, self.lengths = (
             np.asarray(found[name], dtype=np.int64) for name in ("number", "source_number", "num_tokens")
         )
@@ -122,14 +122,15 @@ class TokenColumns:
     def read_values(self, name: str) -> None:
         """Read a stored column and put it aside; NaN where it is NULL."""
         group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(name.partition("_")[0], "signals")
-        self.read(name, "masks/read_column", np.float32, name=name, first_row=self._first_rows[group], scoring=self._scoring)
+        self.read(name, "masks/read_column", np.float32, name=name, first_row=self.first_rows[group])
 
     def values(self, name: str, block: Block) -> NDArray[np.floating]:
         """Give a column's values of a block; those of a direction times the weights of their sequences, in float64, where there are some."""
         flat: NDArray[np.floating] = self.of(name, block)
         if self.weights is None or name not in DIRECTIONAL:
             return flat
-        return flat * block.per_token(self.weights[block.sequences])
+        weighted: NDArray[np.floating] = flat * block.per_token(self.weights[block.sequences])
+        return weighted
 
     def read(self, name: str, statement: str, kind: type[np.generic], /, **parameters: Any) -> None:
         """Read a column from lists and put it aside.
@@ -230,7 +231,7 @@ class TokenColumns:
 
     @staticmethod
     def _write_all(file: FileIO, data: NDArray[Any]) -> None:
-        rest = memoryview(data).cast("B")
+        rest = memoryview(data.data).cast("B")
         while len(rest):
             rest = rest[file.write(rest) :]
 

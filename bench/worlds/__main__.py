@@ -25,7 +25,7 @@ from bench.worlds.base import REGIMES, SHAPES, examples_of, measure, pretrained
 from bench.worlds.damage import DAMAGE, TrainingExample, training_data
 from bench.worlds.selections import SCORES, keep_auto, keep_share, shuffled
 from bench.worlds.skills import chain
-from bench.worlds.tables import Row, auroc_tables, frontier_table
+from bench.worlds.tables import Row, auroc_tables, frontier_table, gain_table, recovery_table, write_plots
 from bench.worlds.values import TokenTable, Valued, auroc, copy_of, encoded, score
 from models.settings import WarmupSettings
 from models.training import fit
@@ -182,6 +182,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "alphatoken" / "worlds", help="pre-trained models")
     parser.add_argument("--out", type=Path, help="JSON lines of measurements")
+    parser.add_argument("--plots", type=Path, help="folder of SVG files of the frontiers")
     parser.add_argument("--read", type=Path, nargs="+", help="print the table of earlier measurements")
     return parser.parse_args()
 
@@ -200,8 +201,11 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
             sys.stderr.write(f"\r{len(rows)} measured: {row['key']}          ")
         sys.stderr.write("\n")
-    make_table = {"auroc": auroc_tables, "frontier": frontier_table}[args.what]
-    print(make_table([row for row in rows if row["key"].startswith(args.what)]))
+    mine = [row for row in rows if row["key"].startswith(args.what)]
+    tables = [auroc_tables] if args.what == "auroc" else [frontier_table, gain_table, recovery_table]
+    print("\n\n".join(table(mine) for table in tables))
+    if args.plots is not None and args.what == "frontier":
+        write_plots(mine, args.plots)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""Tables of the controlled world, as Markdown: means over seeds."""
+"""Tables and plots of the controlled world: means over seeds."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from reports.frontier import Arm, gains
+from reports.study import Study, plot
 
 Row = dict[str, Any]
 """A measurement, named by its `key`."""
@@ -57,3 +61,59 @@ def _cell(rows: list[Mapping[str, float]]) -> str:
         return ""
     target, old = ([r[name] for r in rows] for name in ("target", "old"))
     return " / ".join(f"{statistics.mean(v):.3f} ± {(max(v) - min(v)) / 2:.3f}" for v in (target, old))
+
+
+def studies(rows: Iterable[Row]) -> dict[tuple[str, str], Study]:
+    """Put the trainings of each (regime, kind of damage) together, by their losses of the new skill and of the old ones."""
+    rows, found = [r for r in rows if r["key"].startswith("frontier")], {}
+    for regime, kind in dict.fromkeys((r["regime"], r["kind"]) for r in rows):
+        mine = [r for r in rows if (r["regime"], r["kind"]) == (regime, kind)]
+        before = next(r for r in mine if r["arm"] == "nothing")
+        arms = [Arm(r["arm"], r["lr"], r["seed"], r["target_loss"], r["old_loss"], r["kept"]) for r in mine if r["arm"] != "nothing"]
+        found[regime, kind] = Study((before["target_loss"], before["old_loss"]), tuple(arms), 0.0, 0.0)
+    return found
+
+
+def gain_table(rows: Iterable[Row]) -> str:
+    """Write how far each arm lies beyond the frontier of training on every token: mean over seeds, least and largest."""
+    by_kind = {name: {g.policy: g for g in gains(study.before, study.arms)} for name, study in studies(rows).items()}
+    lines = [
+        "| beyond the frontier | " + " | ".join(f"{regime}, {kind}" for regime, kind in by_kind) + " |",
+        "|---" * (len(by_kind) + 1) + "|",
+    ]
+    for arm in dict.fromkeys(arm for measured in by_kind.values() for arm in measured):
+        found = [measured.get(arm) for measured in by_kind.values()]
+        cells = ["" if g is None else f"{g.mean:+.3f} ({min(g.by_seed):+.3f} … {max(g.by_seed):+.3f})" for g in found]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def recovery_table(rows: Iterable[Row]) -> str:
+    """Write which share of the oracle's gain over training on every token each arm has at the largest learning rate: new skill / old ones."""
+    found = {name: study for name, study in studies(rows).items() if name[1] != "clean"}
+    lines = [
+        "| share of the oracle's gain | " + " | ".join(f"{regime}, {kind}" for regime, kind in found) + " |",
+        "|---" * (len(found) + 1) + "|",
+    ]
+    for arm in dict.fromkeys(a.policy for study in found.values() for a in study.arms if a.policy not in ("full", "oracle")):
+        cells = []
+        for study in found.values():
+            rate = max(a.learning_rate for a in study.arms)
+            full, oracle, mine = (
+                _mean([a for a in study.arms if a.policy == p and a.learning_rate == rate]) for p in ("full", "oracle", arm)
+            )
+            cells.append(" / ".join(f"{(full[i] - mine[i]) / (full[i] - oracle[i]):.0%}" for i in (0, 1)))
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean(arms: Iterable[Arm]) -> tuple[float, float]:
+    arms = list(arms)
+    return (statistics.fmean(a.target for a in arms), statistics.fmean(a.retention for a in arms))
+
+
+def write_plots(rows: Iterable[Row], folder: Path) -> None:
+    """Draw each (regime, kind of damage) as an SVG file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for (regime, kind), study in studies(rows).items():
+        (folder / f"world-{regime}-{kind.replace(' ', '-')}.svg").write_text(plot(study), encoding="utf-8")

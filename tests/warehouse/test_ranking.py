@@ -1,5 +1,7 @@
 """Laws of warehouse/ranking.py: ranks agree with a slow count however the values are cut into parts, ranges and runs."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,4 +55,4 @@ def test_a_range_holds_few_values_unless_they_are_equal(monkeypatch):
     ranges = list(ranking._ranges(lambda: iter([(slice(0, len(values)), values)])))
     assert sum(num for _, _, num in ranges) == 550
     assert all(num <= 10 or high - low == 1 for low, high, num in ranges)
-    assert all(one[1] <= other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(ranges))

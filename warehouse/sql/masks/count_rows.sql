@@ -1,5 +1,5 @@
--- What a mask with these rows says of the current snapshot: sequences, their response tokens, those kept; each sequence counts once.
--- Grain: one row. Parameters: $rows_id.
+-- What a mask with these rows says of a snapshot: sequences, their response tokens, those kept; each sequence counts once.
+-- Grain: one row. Parameters: $rows_id, $snapshot_id, $tokenization_id.
 SELECT count(*), coalesce(sum(len(keep)), 0)::BIGINT, coalesce(sum(num_kept), 0)::BIGINT
 FROM record.mask_values
 WHERE mask_id = $rows_id
@@ -7,6 +7,6 @@ WHERE mask_id = $rows_id
       SELECT links.sequence_id
       FROM record.snapshot_examples AS members
       JOIN record.example_sequences AS links ON links.example_id = members.example_id
-      WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
-        AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
+      WHERE members.snapshot_id = $snapshot_id
+        AND links.tokenization_id = $tokenization_id
   )

@@ -1,6 +1,20 @@
--- The lists of one stored column. Grain: one row per sequence.
--- Parameters: $name: the column; $scoring: name of the pointer to the scoring; $first_row: none of the sequences lies before it; DuckDB skips the row groups before it.
-SELECT sequences.place, lists.list
-FROM mask_column($name, $scoring) AS lists
-JOIN mask_sequences AS sequences ON sequences.sequence_id = lists.sequence_id
-WHERE lists.row >= $first_row
+-- The lists of one stored column; only that column is read. Grain: one row per sequence.
+-- Parameters: $name: the column; $first_row: none of the sequences lies before it; DuckDB skips the row groups before it.
+SELECT sequences.place, CASE WHEN $name IN ('adapt_direct', 'stab_direct') THEN stored.direct ELSE stored.causal END AS list
+FROM record.direction_values AS stored
+JOIN mask_sequences AS sequences
+    ON stored.rowid = CASE WHEN $name IN ('adapt_direct', 'adapt_causal') THEN sequences.adapt_row ELSE sequences.stab_row END
+WHERE $name IN ('adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal')
+  AND stored.rowid >= $first_row
+UNION ALL
+SELECT
+    sequences.place,
+    CASE $name
+        WHEN 'entropy' THEN stored.entropy WHEN 'margin' THEN stored.margin WHEN 'el2n' THEN stored.el2n
+        WHEN 'grad_norm' THEN stored.grad_norm ELSE stored.loss
+    END
+FROM record.signal_values AS stored
+JOIN mask_sequences AS sequences
+    ON stored.rowid = CASE WHEN $name = 'ref_loss' THEN sequences.ref_signals_row ELSE sequences.signals_row END
+WHERE $name IN ('loss', 'ref_loss', 'entropy', 'margin', 'el2n', 'grad_norm')
+  AND stored.rowid >= $first_row
