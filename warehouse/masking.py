@@ -97,7 +97,7 @@ def compute(columns: TokenColumns, settings: PolicySettings, held_out: HeldOut |
         ValueError: no token has a score that could be compared.
     """
     if settings.select == "all" or columns.num_tokens == 0:
-        no_weights = np.zeros(0, np.float32) if settings.soft == "rank" and settings.select != "all" else None
+        no_weights = np.zeros(0, np.float32) if settings.soft != "none" and settings.select != "all" else None
         return Mask(columns, np.ones(columns.num_tokens, np.bool_), no_weights)
     protected = _protected(columns, settings)
     counts, found = None, None
@@ -117,6 +117,12 @@ def compute(columns: TokenColumns, settings: PolicySettings, held_out: HeldOut |
         )
         selection = _Selection(columns, settings, scores, protected, counts)
         keep, weights = selection.of_responses() if settings.scope == "response" else selection.of_groups()
+        if settings.soft == "score":
+            weights = np.concatenate([
+                np.empty(0, np.float32),
+                *columns.each(lambda block: _as_weights(scores.of(block) * settings.scale())),
+            ])
+            keep &= weights > 0
     keep |= protected
     if weights is not None:
         weights[protected] = 1
@@ -142,6 +148,10 @@ def _compare(
         return counts
 
     return contamination.compare(count, clean[~np.isnan(clean)])
+
+
+def _as_weights(scores: Floats) -> NDArray[np.float32]:
+    return np.clip(np.nan_to_num(scores, nan=0.0), 0, 1).astype(np.float32)
 
 
 def _between(edges: Floats, scores: Floats) -> Integers:

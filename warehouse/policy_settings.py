@@ -26,7 +26,7 @@ BRANCHES = ("chosen", "rejected")
 Select = Literal["value", "random", "all"]
 Normalization = Literal["none", "zscore", "rank"]
 Group = Literal["response", "source", "dataset"]
-Soft = Literal["none", "rank"]
+Soft = Literal["none", "rank", "score"]
 Estimator = Literal["exact", "value_propagation"]
 
 
@@ -92,7 +92,8 @@ class PolicySettings:
             all of clean data, whatever the share of bad tokens. For single responses.
         threshold: keep the tokens whose score is at least this, in units of the score; None = keep a share.
         soft: `none`: a token is kept or not. `rank`: a kept token also has a weight in (0, 1], for trainers that take weights: the share
-            of the eligible tokens of the scope whose score is not above its own; protected tokens have 1.
+            of the eligible tokens of the scope whose score is not above its own. `score`: that weight is the score itself, at most 1; a token
+            whose score is not above 0 is not kept. Protected tokens have 1.
         protect_end_of_turn: whether end-of-turn tokens of the response are kept whatever their value.
         min_kept: eligible tokens kept of each response at least (all, if it has fewer); wins over `keep` and `threshold`.
         seed: key of `random`.
@@ -164,6 +165,8 @@ class PolicySettings:
             raise ValueError(f'weights: got {dict(self.weights)}, expected a weight other than 0; to keep every token, set select: "all"')
 
     def _check_auto(self) -> None:
+        if self.soft == "score" and self.select == "random":
+            raise ValueError("soft: got score with select: random, expected rank or none: scores at random are no weights")
         if self.keep != "auto":
             return
         if self.threshold is not None or self.branches:

@@ -262,6 +262,18 @@ def test_soft_weights_are_shares_of_the_scope_and_one_for_protected_tokens(wareh
     assert mask_of(warehouse, by_loss(soft="rank", keep=0.5)) == mask_of(warehouse, by_loss(keep=0.5))
 
 
+def test_a_score_is_a_weight_within_zero_and_one(warehouse):
+    fill(warehouse, [*one([0.5, None, 4.0, -1.0, 0.25, 0.0], end_of_turn=(15,)), Sequence("t", [3, 4], {"loss": [0.75, 2.0]})])
+    assert weights_of(warehouse, by_loss(soft="score", keep=1.0)) == {"s": [0.5, 0.0, 1.0, 0.0, 0.25, 1.0], "t": [0.75, 1.0]}
+    dataset = by_loss(soft="score", keep=0.5, scope="dataset")
+    assert weights_of(warehouse, dataset) == {"s": [0.0, 0.0, 1.0, 0.0, 0.0, 1.0], "t": [0.75, 1.0]}
+    dft = PolicySettings(expression="exp(-loss)", soft="score", keep=1.0)
+    found = weights_of(warehouse, dft)["t"]
+    assert found == pytest.approx([math.exp(-0.75), math.exp(-2.0)], rel=1e-6)
+    with pytest.raises(ValueError, match="scores at random are no weights"):
+        PolicySettings(select="random", soft="score")
+
+
 def test_an_optional_signal_that_was_not_asked_for_is_an_error_that_says_so(warehouse):
     fill(warehouse, [Sequence("s", [1, 2], {"loss": [1.0, 2.0], "el2n": [2.0, 1.0]})])
     assert mask_of(warehouse, by_loss(weights={"el2n": 1.0}, keep=0.5)) == {"s": [True, False]}
@@ -497,7 +509,7 @@ def test_what_is_missing_is_said(warehouse):
         ({"weights": {"loss": math.inf}}, "got inf for loss"),
         ({"weights": {"loss": 0.0}}, "weight other than 0"),
         ({"weights": {}}, "weight other than 0"),
-        ({"soft": "logistic"}, "expected one of none, rank"),
+        ({"soft": "logistic"}, "expected one of none, rank, score"),
         ({"window": 4}, "got 4, expected an odd number"),
         ({"window": -1}, "got -1, expected an odd number"),
         ({"threshold": math.inf}, "got inf, expected a finite number"),
