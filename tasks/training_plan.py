@@ -142,7 +142,8 @@ def current_mask(config: Configuration, pointers: Mapping[str, str], policy: str
         known = sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))
         raise ValueError(f"the release has no mask of policy {policy!r}, only {known}; run `alphatoken mask CONFIG --policy {policy}`")
     betas = (None, config.preference.beta)  # of plain responses, of pairs: a snapshot is of one kind, so one of the two identities exists
-    if mask_id not in {mask_identity(settings, pointers["scoring"], pointers["snapshot"], beta) for beta in betas}:
+    held_out_id = pointers.get("held_out")
+    if mask_id not in {mask_identity(settings, pointers["scoring"], pointers["snapshot"], beta, held_out_id) for beta in betas}:
         raise ValueError(
             f"the release's mask of policy {policy!r} was made with other settings, values or data than the present ones; "
             f"run `alphatoken mask CONFIG --policy {policy}`"

@@ -111,6 +111,15 @@ def test_a_policy_that_keeps_auto_later_costs_the_validation_set_alone(template,
     assert stored(project)["mask_values"] == stored(valued_auto)["mask_values"]
 
 
+def test_a_training_takes_the_mask(valued_auto, tmp_path):
+    project = Project.moved(valued_auto, tmp_path / "project")
+    assert project.train(AUTO, policy="auto").trained
+    write_rows(project.folder / "validation.jsonl", purchases(79, 14))
+    project.value("policy.auto.keep=0.7")
+    with pytest.raises(ValueError, match="made with other settings, values or data"):
+        project.train(AUTO, policy="auto")
+
+
 def test_pruning_keeps_the_validation_sets_scoring_with_its_own(valued_auto, tmp_path):
     project = Project.moved(valued_auto, tmp_path / "project")
     project.prune(AUTO, keep_last=1, apply=True)
