@@ -50,8 +50,8 @@ class ScoringSetup:
         described: what the identities are digests of, for the `scorings` table.
         stability_is_zero: whether D_S is zero, as at θ = θ_ref.
         num_made: artefacts made now; 0 when all were there.
-        folds: parts of the validation set with directions of their own; none where no policy keeps `auto`.
-        held_out_ids: identities of the validation set's values by fold.
+        folds: parts of the validation set with directions of their own; none where no policy asks for them.
+        held_out_ids: identities of the validation set's values: those of the folds, or the same ones.
     """
 
     ids: ValueIdentities
@@ -148,7 +148,7 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         is_zero,
         artifacts.num_made,
         folds,
-        identities.held_out_identities(ids, [identify(fold.made["digest"]).adapt_values_id for fold in folds]),
+        identities.held_out_identities(ids, [identify(fold.made["digest"]).adapt_values_id for fold in folds]) if folds else ids,
     )
 
 

@@ -1,7 +1,7 @@
 """Values of the validation set as if it were training data, which `keep: auto` compares the training data with.
 
-A token's value against D_A is too high where its own sequence is a part of D_A. So the validation set is cut into folds, and each fold is
-valued against the direction of the others.
+A token's value against D_A is too high where its own sequence is a part of D_A. Where a policy reads such values the validation set is cut
+into folds, and each fold is valued against the direction of the others; elsewhere it is valued as the training data are.
 """
 
 import dataclasses
@@ -49,19 +49,14 @@ def make_folds(
         training: gives the training sequences, of which low-rank forms are made.
 
     Returns:
-        the folds; none where no policy keeps `auto`.
+        the folds; none where no policy asks for them, or where the validation set is of pairs, which nothing is compared with.
 
     Raises:
-        ValueError: the validation set is of pairs, or too small to be cut.
+        ValueError: the validation set is too small to be cut.
     """
     config = run.config
-    if not config.keeps_auto:
+    if not config.needs_folds or validation.pairs:
         return ()
-    if validation.pairs:
-        raise ValueError(
-            "a policy has keep: auto, which compares values with those of single responses, but the validation set is of pairs; "
-            "give the policy a share to keep, or a threshold"
-        )
     folds = []
     for members in identities.folds(one[0] for one in validation.sequences):
         rest = Snapshot([row for row in validation.rows if row[2] not in members])
@@ -76,12 +71,15 @@ def make_folds(
     return tuple(folds)
 
 
-def setups(setup: "ScoringSetup") -> Iterator[tuple[frozenset[str], "ScoringSetup"]]:
+def setups(setup: "ScoringSetup") -> Iterator[tuple[frozenset[str] | None, "ScoringSetup"]]:
     """Go through the folds.
 
     Yields:
-        (sequences of the fold, what they are valued with: the models and D_S of the scoring, D_A of the other folds).
+        (sequences of the fold, what they are valued with: the models and D_S of the scoring, D_A of the other folds); the whole set and
+        the scoring itself where there are no folds.
     """
+    if not setup.folds:
+        yield None, setup
     for fold in setup.folds:
         described = setup.described | {"adapt": fold.made}
         yield fold.sequence_ids, dataclasses.replace(setup, ids=setup.held_out_ids, adapt=fold.adapt, described=described)

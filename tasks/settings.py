@@ -98,6 +98,11 @@ class Configuration:
         """Whether a policy compares the training data with the validation set to decide how much to keep."""
         return any(one.compares for one in self.policies().values())
 
+    @property
+    def needs_folds(self) -> bool:
+        """Whether such a policy reads values along D_A, of which the validation set is a part."""
+        return any(one.needs_folds for one in self.policies().values())
+
     def _all_policies(self) -> dict[str, PolicySettings]:
         """Return all policies by name: those of the configuration over the built-in ones, `random` at the rate of `default`."""
         default = self.policy.get("default", BUILT_IN["default"])

@@ -137,12 +137,13 @@ def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenizati
         artifact = _ProgressArtifact(progress.tokens)
         counts = scoring.score(warehouse, run, setup, snapshot_id, tokenization_id, artifact)
         validation_id = setup.described["validation_snapshot"]
-        for sequence_ids, of_fold in held_out.setups(setup):
+        compares = run.config.keeps_auto and setup.described["adapt"].get("objective") != "dpo"  # nothing is compared with pairs
+        for sequence_ids, of_fold in held_out.setups(setup) if compares else ():
             counts += scoring.score(warehouse, run, of_fold, validation_id, tokenization_id, artifact, sequence_ids)
         write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id, validation_id=validation_id)
-        if setup.folds:
-            described = {"held_out_of": setup.ids.scoring_id(tokenization_id), "folds": [fold.made for fold in setup.folds]}
-            write.write_held_out(warehouse, setup.held_out_ids, tokenization_id, setup.described | described, run.run_id)
+        if compares:
+            told = {"held_out_of": setup.ids.scoring_id(tokenization_id), "folds": [fold.made for fold in setup.folds]}
+            write.write_held_out(warehouse, setup.held_out_ids, tokenization_id, setup.described | told, run.run_id)
     return counts
 
 

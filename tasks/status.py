@@ -86,7 +86,7 @@ def _directions(
 
     Returns:
         (what would be made, identities of the values: such as no values have where they depend on what is to be made; those of the
-        validation set, None where no policy keeps `auto`).
+        validation set, None where no policy compares with it).
     """
     reference = identities.model_digest(reader, identities.reference_folder(config, download=False))
     made: list[str] = []
@@ -127,8 +127,10 @@ def _directions(
         return identities.value_identities(config, scoring or _TO_BE_MADE, reference, adapt_digest or _TO_BE_MADE, stab or _TO_BE_MADE)
 
     ids = identify(adapt)
-    if not config.keeps_auto:
+    if not config.keeps_auto or identities.pairs_of(rows):
         return made, ids, None
+    if not config.needs_folds:
+        return made, ids, ids
     folds = [None] * identities.FOLDS if not rows else _folds(config, find, rows, str(scoring), reference)
     return made, ids, identities.held_out_identities(ids, [identify(one).adapt_values_id for one in folds])
 

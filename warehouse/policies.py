@@ -53,13 +53,14 @@ def mask_identity(
         scoring_id: the scoring.
         snapshot_id: the training snapshot.
         beta: β of DPO where the examples are pairs; it counts where the policy reads values of a direction, which are weighed by ω(β).
-        held_out_id: the scoring of the validation set, which counts where the policy compares with it.
+        held_out_id: the scoring of the validation set, which counts where it is another one than the scoring (`needs_folds`).
 
     Returns:
         the identity.
     """
-    if policy_settings.compares:
-        return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id, contamination.CODE_VERSION, held_out_id)
+    if policy_settings.compares and beta is None:
+        compared = [contamination.CODE_VERSION, held_out_id if policy_settings.needs_folds else None]
+        return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id, *compared)
     if beta is None:
         return digest("mask", CODE_VERSION, policy_settings.decisive(), scoring_id, snapshot_id)
     parts = [(branch, part.decisive()) for branch, part in policy_settings.parts(has_pairs=True)]
@@ -97,7 +98,12 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     _check_estimator(warehouse, policy, settings)
     beta = _beta(warehouse, policy)
-    held_out_id = _held_out_id(warehouse, policy, scoring_id, beta) if settings.compares else None
+    if beta is not None and any(part.compares for _, part in settings.parts(has_pairs=True)):
+        raise ValueError(
+            f"policy {policy!r} has keep: auto, which is for single responses, and the training data are pairs; say in `branches` what each "
+            "branch keeps"
+        )
+    held_out_id = _held_out_id(warehouse, policy, scoring_id) if settings.compares and beta is None else None
     mask_id = mask_identity(settings, scoring_id, snapshot_id, beta, held_out_id)
     found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
@@ -151,22 +157,18 @@ def _beta(warehouse: Warehouse, policy: str) -> float | None:
     return float(beta)
 
 
-def _held_out_id(warehouse: Warehouse, policy: str, scoring_id: str, beta: float | None) -> str:
+def _held_out_id(warehouse: Warehouse, policy: str, scoring_id: str) -> str:
     """Look up the scoring of the validation set that belongs to the current scoring.
 
     Returns:
         its scoring_id.
 
     Raises:
-        ValueError: there is none, or the training examples are pairs.
+        ValueError: there is none.
     """
-    if beta is not None:
-        raise ValueError(
-            f"policy {policy!r} has keep: auto, which is for single responses, and the training data are pairs; give it a share to keep"
-        )
     held_out_id = warehouse.pointer("held_out")
     stored = None if held_out_id is None else warehouse.one("values/get_scoring_settings", scoring_id=held_out_id)
-    if held_out_id is None or stored is None or json.loads(stored[0])["held_out_of"] != scoring_id:
+    if held_out_id is None or stored is None or scoring_id not in {held_out_id, json.loads(stored[0]).get("held_out_of")}:
         raise ValueError(
             f"policy {policy!r} has keep: auto, which compares with values of the validation set, and the warehouse has none of the current "
             "scoring; run `alphatoken value` with this policy in the configuration"

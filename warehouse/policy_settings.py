@@ -89,7 +89,7 @@ class PolicySettings:
         scope: where the highest are taken: response, source or dataset.
         keep: share of the eligible tokens to keep, 0 to 1; not used when there is a threshold. `auto`: the tokens whose score is at least
             that below which training tokens are likelier of another kind than the validation set's (warehouse/contamination.py): nearly
-            all of clean data, whatever the share of bad tokens. For single responses.
+            all of clean data, whatever the share of bad tokens. For single responses; `branches` may say what pairs have instead.
         threshold: keep the tokens whose score is at least this, in units of the score; None = keep a share.
         soft: `none`: a token is kept or not. `rank`: a kept token also has a weight in (0, 1], for trainers that take weights: the share
             of the eligible tokens of the scope whose score is not above its own. `score`: that weight is the score itself, at most 1; a token
@@ -169,11 +169,8 @@ class PolicySettings:
             raise ValueError("soft: got score with select: random, expected rank or none: scores at random are no weights")
         if self.keep != "auto":
             return
-        if self.threshold is not None or self.branches:
-            other = "threshold" if self.threshold is not None else "branches"
-            raise ValueError(
-                f"keep and {other}: got auto and {other}, expected one of them: auto finds a threshold, and is for single responses"
-            )
+        if self.threshold is not None:
+            raise ValueError("keep and threshold: got auto and a threshold, expected one of them: auto finds the threshold")
         if self.normalize_over == "source" and set(self.checked_expression().columns) - set(COLUMNS):
             raise ValueError(
                 "normalize_over: got source with keep: auto, expected dataset or response: the validation set, which auto compares with, "
@@ -184,6 +181,11 @@ class PolicySettings:
     def compares(self) -> bool:
         """Whether the validation set decides how much is kept."""
         return self.keep == "auto" and self.select != "all"
+
+    @property
+    def needs_folds(self) -> bool:
+        """Whether the validation set is to be valued by folds: its values along D_A count, of which it is a part."""
+        return self.compares and any(column.startswith("adapt") for column in self.stored_columns())
 
     @property
     def reads_values(self) -> bool:
@@ -253,6 +255,12 @@ PAPER_STABILITY_WEIGHT, PAPER_KEEP = 1.5, 0.5
 """λ and ρ of arXiv 2606.01635 Eq. 12."""
 
 
+def _default() -> PolicySettings:
+    """Write the policy that the evidence speaks for (docs/evidence.md): on single responses whatever the reference is not surprised by more than by clean ones."""
+    of_pairs = BranchSettings(weights=_components(), keep=0.7)
+    return PolicySettings(expression="-ref_loss", keep="auto", branches=dict.fromkeys(BRANCHES, of_pairs))
+
+
 def _paper() -> PolicySettings:
     """Write Eq. 12: Φ = adapt_direct + adapt_causal + λ (stab_direct + stab_causal) as they are; the best ρ of each response, none protected."""
     weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in DIRECTIONAL}
@@ -260,7 +268,8 @@ def _paper() -> PolicySettings:
 
 
 BUILT_IN: Mapping[str, PolicySettings] = MappingProxyType({
-    "default": PolicySettings(),
+    "default": _default(),
+    "components": PolicySettings(),
     "random": PolicySettings(select="random"),
     "full": PolicySettings(select="all", keep=1.0),
     "paper": _paper(),

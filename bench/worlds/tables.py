@@ -99,9 +99,11 @@ def recovery_table(rows: Iterable[Row]) -> str:
         cells = []
         for study in found.values():
             rate = max(a.learning_rate for a in study.arms)
-            full, oracle, mine = (
-                _mean([a for a in study.arms if a.policy == p and a.learning_rate == rate]) for p in ("full", "oracle", arm)
-            )
+            at_rate = {p: [a for a in study.arms if a.policy == p and a.learning_rate == rate] for p in ("full", "oracle", arm)}
+            if not all(at_rate.values()):
+                cells.append("")
+                continue
+            full, oracle, mine = (_mean(arms) for arms in at_rate.values())
             cells.append(" / ".join(f"{(full[i] - mine[i]) / (full[i] - oracle[i]):.0%}" for i in (0, 1)))
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

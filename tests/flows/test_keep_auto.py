@@ -14,6 +14,7 @@ from tasks.identities import FOLDS, folds
 from tests.flows.world import Project, purchases, stored, write_rows
 
 AUTO = "policy.auto.keep=auto"
+"""Of the four components, so that values along D_A count."""
 
 
 @pytest.fixture(scope="module")

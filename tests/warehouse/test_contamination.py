@@ -142,8 +142,7 @@ def test_values_of_the_validation_set_are_asked_for_where_they_are_missing(wareh
     ("settings", "told"),
     [
         ({"keep": "some"}, "expected a share between 0 and 1, such as 0.7 for seven tokens in ten, or auto"),
-        ({"keep": "auto", "threshold": 0.0}, "keep and threshold: got auto and threshold"),
-        ({"keep": "auto", "branches": {"rejected": {"keep": 0.5}}}, "keep and branches"),
+        ({"keep": "auto", "threshold": 0.0}, "keep and threshold: got auto and a threshold"),
         ({"keep": "auto", "normalize_over": "source"}, "may have other sources"),
     ],
 )
