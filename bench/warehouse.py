@@ -2,8 +2,9 @@
 
 python -m bench.warehouse [--tokens 20M] [--memory-limit 3GB] [--repeats 3] [--folder FOLDER] [--only PART ...] [--no-raw]
 
-Parts: ingest, commit, masks, unchanged, release, queries, stream, change; each needs those before it, in the same folder. Each case runs in
+Parts: ingest, commit, masks, unchanged, release, queries, stream, change, readers; each needs those before it, in the same folder. Each case runs in
 a process of its own, ours and the plain one in turn; medians. Memory is the peak resident size of that process while ours ran.
+At the end stands what must be shown, each with its limit (bench/warehouse_limits.py).
 """
 
 import argparse
@@ -18,19 +19,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from bench.warehouse_case import HEADER, Bench, Case, row
 from bench.warehouse_data import Shard, ingested, shards, write_jsonl
-from bench.warehouse_raw import MASKS, QUERIES, ingest, ordered, raw_rows
+from bench.warehouse_limits import table
+from bench.warehouse_raw import MASKS, QUERIES, ingest, raw_rows
+from bench.warehouse_readers import bench_readers
+from bench.warehouse_stream import bench_stream
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.policies import BUILT_IN, PolicySettings, write_mask
 from warehouse.read import Reader
 from warehouse.release import current_release, write_release
 from warehouse.settings import MEMORY_LIMIT
-from warehouse.stream import Cursor, open_stream
 from warehouse.write import ValueIdentities, commit_shard, write_scoring, write_sequences, write_snapshot
 
 _IDS = ValueIdentities("A", "S", "G", "R")
@@ -47,9 +49,11 @@ POLICIES = {
 }
 """Policies by the names that are printed; those of `MASKS` have a plain counterpart."""
 
-_QUERIES = ("kept_by_source", "value_by_source", "top_tokens", "kept_by_position_decile", "nothing_kept", "mask_overlap", "corrupted_spans")
+_QUERIES = (
+    "kept_by_source", "value_by_source", "top_tokens", "kept_by_position_decile", "kept_by_token_class", "nothing_kept", "mask_overlap",
+    "value_by_position_decile", "end_of_turn_value", "corrupted_spans",
+)  # fmt: skip
 _MOST_EXAMPLES = 80_000  # of the file that ingest reads; its time is linear in them
-_BATCH_SIZE = 64
 
 
 def bench_ingest(bench: Bench) -> dict[str, Case]:
@@ -94,6 +98,7 @@ def bench_commit(bench: Bench) -> dict[str, Case]:
     found.examples.write_parquet(bench.folder / "examples.parquet")
     size, raw_size = (path.stat().st_size for path in (bench.folder / "warehouse" / DATABASE, bench.folder / "raw.duckdb"))
     values.note = f"{num_tokens / values.seconds[0] / 1e6:.1f}M tokens/s; plain: sequences as well"
+    values.rates, sequences.rates = {"million tokens": num_tokens / 1e6}, {"bytes per token": size / num_tokens}
     sequences.note = f"{size / num_tokens:.1f} bytes per token in all, plain {raw_size / num_tokens:.1f}"
     return {"commit sequences": sequences, "commit seven columns": values, "store the snapshot": snapshot}
 
@@ -186,29 +191,6 @@ def bench_query(bench: Bench, name: str) -> dict[str, Case]:
     return {f"query: {name}": case}
 
 
-def bench_stream(bench: Bench) -> dict[str, Case]:
-    """Go through an epoch in batches, and resume in its middle; the flat copy of the mask is made first, once per release."""
-    first, whole, resumed = Case(), Case(), Case()
-    folder = bench.folder / "warehouse"
-
-    def stream(cursor: Cursor | None = None) -> Any:
-        batches = open_stream(folder, seed=0, batch_size=_BATCH_SIZE)
-        return batches.batches(epochs=1) if cursor is None else batches.batches(cursor, epochs=1)
-
-    first.ours(lambda: next(stream()))
-    middle = Cursor(0, bench.num_examples // _BATCH_SIZE // 2)
-    for _ in range(bench.repeats):
-        num_examples = whole.ours(lambda: sum(len(batch.input_ids) for batch, _ in stream()))
-        resumed.ours(lambda: next(stream(middle)))
-        if bench.beside_raw:
-            with bench.raw() as raw:
-                names = raw.con.sql("SELECT sequence_id FROM tokens ORDER BY 1").pl()
-                order = names.with_columns(place=np.random.default_rng(0).permutation(len(names)))
-                whole.raw(ordered, raw, order, _BATCH_SIZE)
-    whole.note = f"{num_examples / statistics.median(whole.seconds):,.0f} examples/s; plain: rows in order, no padding, no labels"
-    return {"stream: first of a release": first, "stream: an epoch": whole, "stream: first batch after resume": resumed}
-
-
 def bench_change(bench: Bench) -> dict[str, Case]:
     """Replace 1% of the examples: commit their values, store the new snapshot, make the mask of a policy that looks at responses alone."""
     values, snapshot, mask, dependent, release = Case(), Case(), Case(), Case(), Case()
@@ -251,6 +233,7 @@ PARTS: dict[str, list[tuple[Any, ...]]] = {
     "queries": [(bench_query, name) for name in _QUERIES],
     "stream": [(bench_stream,)],
     "change": [(bench_change,)],
+    "readers": [(bench_readers,)],
 }
 """Functions and their arguments after the bench, in the order in which they run."""
 
@@ -292,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = args.folder or Path(temporary)
         folder.mkdir(exist_ok=True, parents=True)
         sys.stdout.write(HEADER + "\n")
-        measure(Bench(folder, args.tokens, args.repeats, args.memory_limit, not args.no_raw), args.only)
+        cases = measure(Bench(folder, args.tokens, args.repeats, args.memory_limit, not args.no_raw), args.only)
+        sys.stdout.write(f"\n{table(cases, args.tokens)}\n")
 
 
 if __name__ == "__main__":

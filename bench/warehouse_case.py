@@ -24,6 +24,7 @@ class Case:
         raw_cpu: its processor time.
         peak_bytes: most resident memory while ours ran.
         note: what else is worth telling.
+        rates: amounts that limits are about, by name: tokens or examples of one repeat, bytes per token.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -32,6 +33,7 @@ class Case:
     raw_cpu: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     note: str = ""
+    rates: dict[str, float] = field(default_factory=dict)
 
     def ours(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Measure ours; returns what it returns."""

@@ -91,20 +91,21 @@ MASKS = {
 
 QUERIES = {
     "kept_by_source": "SELECT source, count(*), sum(len(keep)), sum(len(list_filter(keep, lambda k: k))) FROM mask JOIN tokens USING (sequence_id) GROUP BY source",
-    "value_by_source": f"SELECT source, {', '.join(f'avg({c})' for c in _COMPONENTS + _SIGNALS)} FROM (SELECT source, "
+    "value_by_source": f"SELECT source, count(*), avg((adapt_direct > 0)::INTEGER), {', '.join(f'avg({c})' for c in _COMPONENTS + _SIGNALS)} FROM (SELECT source, "
     f"{', '.join(f'unnest({c}) AS {c}' for c in _COMPONENTS + _SIGNALS)} FROM tokens) GROUP BY source",
-    "top_tokens": "SELECT token_id, count(*), avg(value), stddev_pop(value) FROM (SELECT unnest(list_select(token_ids, "
-    "list_transform(response_positions, lambda p: p + 1))) AS token_id, unnest(adapt_direct) AS value FROM tokens) "
+    "top_tokens": "SELECT token_id, count(*), avg(value), stddev_pop(value) FROM (SELECT unnest(list_transform("
+    "response_positions, lambda p: token_ids[p + 1])) AS token_id, unnest(adapt_direct) AS value FROM tokens) "
     "GROUP BY token_id HAVING count(*) >= 5 ORDER BY 3 DESC LIMIT 20",
 }
 """By the names of the product's queries."""
 
 
 def ingest(raw: Raw, path: Path) -> None:
-    """Read JSON lines into a table of distinct examples."""
+    """Read JSON lines into a table of distinct examples: canonical content, its digest, the line of the first."""
     raw.run(
-        "CREATE OR REPLACE TABLE examples AS SELECT md5(prompt || response) AS id, any_value(prompt) AS prompt, any_value(response) AS response, "
-        f"min(source) AS source, count(*) AS multiplicity FROM read_json('{path}') GROUP BY id"
+        "CREATE OR REPLACE TABLE examples AS SELECT sha256(content) AS id, any_value(content) AS content, min(source) AS source, "
+        "count(*) AS multiplicity, min(line) AS line FROM (SELECT to_json({'prompt': prompt, 'response': response})::VARCHAR AS content, source, "
+        f"row_number() OVER () AS line FROM read_json('{path}')) GROUP BY id ORDER BY id"
     )
 
 

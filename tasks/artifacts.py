@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models.settings import CODE_VERSIONS
 from tasks import identities
 from tasks.runs import Run
+from warehouse import durable
 from warehouse.connect import Warehouse
 
 if TYPE_CHECKING:
@@ -77,11 +78,13 @@ class Artifacts:
 
 
 def _settle(fresh: Path, path: Path) -> None:
-    """Move a finished artefact to the name of its content; the same content may be there already."""
+    """Move a finished artefact to the name of its content, on disk before the warehouse names it; the same content may be there already."""
     if path.is_dir():
         shutil.rmtree(fresh)
     else:
+        durable.sync_tree(fresh)
         fresh.replace(path)
+        durable.sync(path.parent)
 
 
 def saved(tensors: "dict[str, Tensor]", details: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ renamed to its final name when it is on disk, and the name carries its checksum,
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from warehouse import durable
 from warehouse.digests import digest
 
 
@@ -70,7 +70,7 @@ def make_plan(
     plan = Plan(work / digest("plan", model, groups, parts)[:16], model, dict(groups), parts)
     plan.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"model": model, "groups": dict(groups), "parts": parts})
-    _write_synced(plan.folder / "plan.json", text.encode())
+    durable.write(plan.folder / "plan.json", text.encode())
     return plan
 
 
@@ -93,7 +93,7 @@ def write_part(plan: Plan, number: int, rows: pa.Table) -> Path:
     content = sink.getvalue().to_pybytes()
     checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
     path = plan.folder / f"part-{number:06d}-{checksum}.parquet"
-    _write_synced(path, content)
+    durable.write(path, content)
     return path
 
 
@@ -120,12 +120,3 @@ def read_part(path: Path) -> pa.Table:
             "Remove it and run again; its sequences are then scored again, nothing else is lost"
         )
     return pq.read_table(pa.BufferReader(content))
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

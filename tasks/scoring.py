@@ -16,6 +16,7 @@ from tasks.directions import ScoringSetup
 from tasks.parts import Plan, finished_parts, make_plan, open_plans, read_part, write_part
 from tasks.runs import Run
 from tasks.score_parts import OutOfMemoryInBatchError, content_of, fetch_content, load_scorer, pinned_threads, score_part
+from warehouse import durable
 from warehouse.connect import Warehouse
 from warehouse.write import ValueIdentities, commit_shard
 
@@ -223,9 +224,7 @@ def salvage(warehouse: Warehouse, plan: Plan, run_id: str, *, keep_plan: bool = 
     parts = [(number, path) for number, path in finished if number not in committed]
     if parts:
         commit_shard(warehouse, plan.groups, pa.concat_tables([read_part(path) for _, path in parts]), run_id)
-        marker = plan.folder / ".committed.partial"
-        marker.write_text(json.dumps(sorted(committed | {number for number, _ in parts})))
-        marker.replace(plan.folder / "committed")
+        durable.write(plan.folder / "committed", json.dumps(sorted(committed | {number for number, _ in parts})).encode())
         for _, path in parts:
             path.unlink()
     if not keep_plan:

@@ -1,11 +1,11 @@
 """Giving freed space back: DuckDB reuses the blocks of deleted rows and never makes the file smaller, so it is written anew."""
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from warehouse import durable
 from warehouse.connect import DATABASE, Warehouse, attach
 from warehouse.settings import WarehouseSettings
 
@@ -69,9 +69,9 @@ def compact(folder: Path, settings: WarehouseSettings) -> tuple[Space, bool]:
             raise
     for path in (live, fresh):
         assert not Path(f"{path}.wal").exists(), "a checkpointed and closed database has no log, which would not fit another file"
-    _sync(fresh)
+    durable.sync(fresh)
     fresh.replace(live)
-    _sync(folder)
+    durable.sync(folder)
     return found, True
 
 
@@ -79,11 +79,3 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left of a copy: the file, its log."""
     for left in folder.glob(f".{DATABASE}.compact*"):
         left.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

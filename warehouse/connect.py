@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from warehouse import faults, migrate
+from warehouse import durable, faults, migrate
 from warehouse.faults import DATABASE as DATABASE
 from warehouse.queries import Queries
 from warehouse.settings import WarehouseSettings
@@ -170,7 +170,9 @@ def _create(folder: Path) -> None:
         attach(con, partial)
         con.execute("USE alphatoken")
         migrate.ensure_schema(con)
+    durable.sync(partial)
     partial.replace(folder / DATABASE)
+    durable.sync(folder)
 
 
 def _require_writable(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from warehouse import durable
 from warehouse.characters import Characters
 from warehouse.formats import FORMATS, EmptyExportError
 from warehouse.queries import Queries
@@ -84,7 +85,7 @@ def export(
         manifest = _manifest(queries, release, mask_id, policy, form, written, expected, partial / chosen.file)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in (partial / chosen.file, partial / MANIFEST, partial):
-            _sync(path)
+            durable.sync(path)
         _put(partial, out, replaced)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -196,19 +197,11 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _put(partial: Path, out: Path, replaced: bool) -> None:
     """Rename the finished folder into its place; the one that it replaces goes last."""
     old = out.with_name(f".{out.name}.{os.getpid()}.replaced")
     if replaced:
         out.rename(old)
     partial.rename(out)
+    durable.sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from warehouse import durable
+
 _HELD = "held"
 
 
 def hold(folder: Path, reason: str) -> None:
     """Keep further releases of a warehouse back until `unhold`."""
-    partial = folder / f".{_HELD}.partial"
-    partial.write_text(reason, encoding="utf-8")
-    partial.replace(folder / _HELD)
+    durable.write(folder / _HELD, reason.encode())
 
 
 def unhold(folder: Path) -> None:

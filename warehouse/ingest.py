@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from warehouse.digests import digest
+from warehouse.digests import example_identity
 from warehouse.layouts import BadRow, Normaliser, canonical_json, describe_layouts
 from warehouse.preferences import PAIR_BEGINS, Kind
 from warehouse.ratings import RAW_CHARACTERS, RatedResponses, RatingSettings
@@ -219,7 +219,7 @@ class _Collector:
             self._reject(file, line, row, raw, bad)
         else:
             self.fitting.add(file)
-            self.good.add(digest("example", content), content, source, extra, file, line)
+            self.good.add(example_identity(content), content, source, extra, file, line)
 
     def _reject(self, file: str, line: int, row: Any, raw: str, bad: BadRow) -> None:
         if bad.reason == "missing column":
@@ -241,10 +241,14 @@ class _Collector:
     def result(self) -> Ingested:
         if self.rated is not None:
             for content, source, extra, file, line in self.rated.pairs():
-                self.good.add(digest("example", content), content, source, extra, file, line)
+                self.good.add(example_identity(content), content, source, extra, file, line)
             for unpaired in self.rated.unpaired():
                 self.rejected.add(*unpaired)
         good = self.good.frame()
+        if good["example_id"].n_unique() == len(good):  # nothing to merge
+            once = pl.lit(1, pl.UInt32).alias("multiplicity")
+            examples = good.sort("example_id").select("example_id", "content", "source", "extra", once, "file", "line")
+            return Ingested(examples, self.rejected.frame(), self.num_rows)
         first = pl.col("seq").arg_min()
         examples = (
             good

@@ -64,6 +64,7 @@ class Normaliser:
             for layout in fitting
         ]
         self.source = columns.get("source", "source")
+        self._known: dict[tuple[str, ...], list[tuple[Layout, tuple[str, ...], tuple[str, ...]]]] = {}
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
         """Normalise one row.
@@ -76,14 +77,13 @@ class Normaliser:
         Raises:
             BadRow: the row is not an example; the exception says why.
         """
-        layout = self._find_layout(row)
-        columns = layout.required + layout.optional
+        layout, columns, others = self._find_layout(row)
         try:
             content = layout.build(*map(row.get, columns))
             source = row.get(self.source)
             if source is not None and not isinstance(source, str):
                 source = canonical_json(source)
-            rest = {key: value for key, value in row.items() if value is not None and key not in columns and key != self.source}
+            rest = {key: row[key] for key in others if row[key] is not None} if others else None
             extra = canonical_json(rest) if rest else None
             for text in (content, source, extra):
                 if text is not None and not text.isascii():
@@ -94,15 +94,30 @@ class Normaliser:
             raise BadRow("not UTF-8", "half of a surrogate pair") from None
         return content, source or None, extra
 
-    def _find_layout(self, row: Mapping[str, Any]) -> Layout:
-        for layout in self.layouts:
+    def _find_layout(self, row: Mapping[str, Any]) -> tuple[Layout, tuple[str, ...], tuple[str, ...]]:
+        """Find the layout of a row, with the columns of its content and the row's other ones."""
+        keys = tuple(row)
+        found = self._known.get(keys)  # the same for most rows of a file
+        if found is None:
+            found = [self._split(layout, keys) for layout in self.layouts if set(layout.required) <= set(keys)]
+            if len(self._known) < _MOST_KNOWN:
+                self._known[keys] = found
+        for layout, columns, others in found:
             for column in layout.required:
-                if row.get(column) is None:
+                if row[column] is None:
                     break
             else:
-                return layout
+                return layout, columns, others
         absent = min(([c for c in layout.required if row.get(c) is None] for layout in self.layouts), key=len)
         raise BadRow("missing column", f"no {' and no '.join(absent)}" if self.explicit else "")
+
+    def _split(self, layout: Layout, keys: tuple[str, ...]) -> tuple[Layout, tuple[str, ...], tuple[str, ...]]:
+        columns = layout.required + layout.optional
+        return layout, columns, tuple(key for key in keys if key not in columns and key != self.source)
+
+
+_MOST_KNOWN = 1000
+"""Sets of columns whose layouts are remembered; rows of one file have few."""
 
 
 def describe_layouts() -> str:

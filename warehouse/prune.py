@@ -25,6 +25,10 @@ _TABLES = (
 """Kinds of rows, as `prune/counts` names them, each with its `prune/delete_*`; members go before contents."""
 
 
+_GONE = ".gone"
+"""Ends the name of a folder that is being removed; one that a killed process left goes next time, also where an artefact of that name is back."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneRules:
     """What stays beyond that which the current state needs.
@@ -105,10 +109,11 @@ def plan(warehouse: Warehouse, rules: PruneRules) -> PrunePlan:
     warehouse.run("prune/keep_tokenizations", unfinished=rules.unfinished)
     warehouse.run("prune/keep_links")
     warehouse.run("prune/drop_values", unfinished=rules.unfinished)
+    warehouse.run("prune/keep_unfinished", unfinished=rules.unfinished)
     folder = warehouse.folder
     digests = [str(folder / path) for path in doomed]
     counted = warehouse.run("prune/counts", artifact_keys=keys, paths=digests).fetchall()
-    left = [path for path in _children(folder / "artifacts") if path.name not in names and not _named(path, names)]
+    left = [path for path in _children(folder / "artifacts") if path.suffix == _GONE or not (path.name in names or _named(path, names))]
     plans = _children(folder / "work") if rules.unfinished else []
     files = [Gone("artifact_files", len(left), sum(map(size_of, left))), Gone("unfinished_plans", len(plans), sum(map(size_of, plans)))]
     return PrunePlan(
@@ -217,7 +222,7 @@ def remove_files(folder: Path, paths: Sequence[Path]) -> None:
     """
     for path in paths:
         if path.is_dir():
-            gone = path.with_name(f".{path.name}.gone")
+            gone = path.with_name(f".{path.name}{_GONE}")
             shutil.rmtree(gone, ignore_errors=True)
             shutil.rmtree(path.rename(gone))
         else:

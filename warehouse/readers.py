@@ -129,9 +129,20 @@ def _parse_line(line: int, data: bytes) -> Row | None:
     if not text or text.isspace():
         return None
     try:
+        row, end = _scan(text, 0)  # json.loads without its searches for white space
+        if not text[end:].strip(" \t\n\r"):
+            return line, row, text
+    except StopIteration:
+        pass  # white space in front, or no JSON
+    except (ValueError, RecursionError):
+        return line, BadRow("not JSON"), text
+    try:
         return line, json.loads(text), text
     except (ValueError, RecursionError):
         return line, BadRow("not JSON"), text
+
+
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # public in CPython, absent in its stubs
 
 
 def _read_whole(file: Path) -> str:

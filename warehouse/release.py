@@ -20,7 +20,7 @@ from typing import Any
 
 import duckdb
 
-from warehouse import faults
+from warehouse import durable, faults
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.digests import digest
 from warehouse.holds import held
@@ -180,11 +180,10 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
         partial.mkdir()
         _copy(folder / DATABASE, partial / DATABASE)
         manifest = {"release_id": release_id, "created_at": datetime.now(UTC).isoformat(), "num_bytes": (partial / DATABASE).stat().st_size}
-        _write_synced(partial / "manifest.json", json.dumps(manifest))
+        durable.write(partial / "manifest.json", json.dumps(manifest).encode())
         partial.rename(target)
-    _write_synced(releases / ".CURRENT.partial", release_id)
-    (releases / ".CURRENT.partial").replace(pointer)
-    _sync_folder(releases)
+        durable.sync(releases)  # before CURRENT names it
+    durable.write(pointer, release_id.encode())
     prune_releases(folder, keep)
     return current_release(folder), True
 
@@ -209,21 +208,6 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(read, write, 1 << 22)
         write.flush()
         os.fsync(write.fileno())
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def outdated(folder: Path, keep: int, *, num_to_come: int = 0) -> list[Release]:

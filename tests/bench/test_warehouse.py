@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from bench.warehouse import PARTS, POLICIES, main, measure, number
-from bench.warehouse_case import HEADER, Bench, row
+from bench.warehouse_case import HEADER, Bench, Case, row
 from bench.warehouse_data import shards
+from bench.warehouse_limits import _LIMITS, table
 from bench.warehouse_raw import MASKS, QUERIES
 from warehouse.named_queries import names
 
@@ -28,6 +29,20 @@ def test_every_part_measures_and_the_plain_masks_keep_as_many(found):  # bench_m
         assert row(name, case).count("|") == HEADER.splitlines()[0].count("|")
     for name in MASKS:
         assert len(found[f"mask: {name}"].raw_seconds) == 1
+
+
+def test_limits_are_told_with_what_was_measured(found):
+    small, whole = (table(found, size).splitlines()[2:] for size in (TOKENS, 20_000_000))
+    assert all(line.startswith(("| ratio: ", "| most memory")) for line in small)  # the others are limits at 20 million tokens
+    assert len(whole) == len(small) + len(_LIMITS)
+    assert sum(case.raw_seconds != [] for case in found.values()) == len(small) - 1
+    for line in whole:
+        assert line.count("|") == 7
+        assert line.split("|")[4].strip() in ("yes", "**no**")
+    slow = {"release": Case([3.1], [1.0], peak_bytes=7 * 10**9)}
+    assert table(slow, 20_000_000).splitlines()[2:] == [
+        "| release, s | ≤ 3 | 3.1 | **no** | 1 | yes |", "| most memory, GB (release) | ≤ 6 | 7 | **no** | 7 | **no** |",
+    ]  # fmt: skip
 
 
 def test_the_data_have_the_tokens_that_are_asked_for_and_come_from_their_seed_alone():

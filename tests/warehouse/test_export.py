@@ -207,6 +207,82 @@ def test_trls_sft_trainer_takes_the_stream_itself(world, tokenizer, tmp_path):
     assert counting.counts()[1] == stream.num_supervised_tokens
 
 
+def learnt_by_trainer(rows, tokenizer, folder):
+    """Train transformers' own Trainer on rows of input_ids and labels.
+
+    Returns:
+        the tokens that its shifted loss used, as (ids of the row, position), sorted; and how many there were.
+    """
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    model, counting = tiny_model(tokenizer.get_vocab_size()), _Counting(DataCollatorForSeq2Seq(wrapped(tokenizer)))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    arguments = TrainingArguments(
+        str(folder), max_steps=2, per_device_train_batch_size=-(-len(rows) // 2), use_cpu=True, report_to="none", save_strategy="no",
+        disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows, data_collator=counting)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert any((one != other).any() for one, other in zip(before, model.parameters(), strict=True))
+    seen = []
+    for batch in counting.batches:
+        for ids, labels, there in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+            whole = tuple(ids[there == 1].tolist())
+            seen += [(whole, place) for place in range(1, len(whole)) if labels[place] != -100]
+            assert all(labels[place] in (-100, whole[place]) for place in range(len(whole)))
+    return sorted(seen), counting.counts()[1]
+
+
+def kept_tokens(folder):
+    """The tokens that a pass over the store supervises, as (ids of the sequence, position), sorted."""
+    with opened(folder) as (con, _):
+        stored = con.execute(
+            "SELECT multiplicity, token_ids, list_where(response_positions, keep) FROM record.mask_values JOIN record.sequences USING (sequence_id) "
+            "JOIN record.example_sequences USING (sequence_id) JOIN record.snapshot_examples USING (example_id)"
+        ).fetchall()
+    return sorted((tuple(ids), position) for times, ids, kept in stored for position in kept if position > 0 for _ in range(times))
+
+
+def test_transformers_trainer_learns_from_the_kept_tokens_of_the_parquet_export(world, tokenizer, tmp_path):
+    done = some(world).release().export("parquet", tmp_path / "out")
+
+    def labelled(rows):
+        repeated = [i for i, times in enumerate(rows["multiplicity"]) for _ in range(times)]
+        ids, keep = ([rows[name][i] for i in repeated] for name in ("token_ids", "keep"))
+        return {"input_ids": ids, "labels": [[t if k else -100 for t, k in zip(*row, strict=True)] for row in zip(ids, keep, strict=True)]}
+
+    rows = loaded(done, "parquet")
+    rows = rows.map(labelled, batched=True, remove_columns=rows.column_names)
+    seen, num_seen = learnt_by_trainer(rows, tokenizer[0], tmp_path / "trainer")
+    assert seen == kept_tokens(world.folder)
+    assert num_seen == len(seen) == done.manifest["counts"]["num_supervised_tokens"]
+
+
+def test_transformers_trainer_learns_from_the_kept_tokens_of_texts_tokenized_anew_by_the_jsonl_export(world, tokenizer, tmp_path):
+    """Texts and kept characters alone are read of the export, not its ids: what a trainer with a tokenizer of its own does."""
+    for number, response in enumerate(["hello world", "all well", "", "a", "llama, hello 12"]):
+        plain(world, f"e{number}", "ask: ", response, multiplicity=1 + number % 2)
+    done = world.release().export("jsonl", tmp_path / "out", tokenizer[1])
+    rust = tokenizer[0]
+
+    def tokenized(row):
+        (turn,) = row["responses"]
+        ids, labels = rust.encode(row["content"]["prompt"]).ids, []
+        labels += [-100] * len(ids)
+        said = rust.encode(turn["text"])
+        for token, (begin, end) in zip(said.ids, said.offsets, strict=True):
+            is_kept = any(first <= begin and end <= last for first, last in turn["kept_spans"])
+            ids, labels = [*ids, token], [*labels, token if is_kept else -100]
+        end_of_turn = rust.token_to_id(IM_END)
+        return {"input_ids": [*ids, end_of_turn], "labels": [*labels, end_of_turn if turn["keep_end_of_turn"] else -100]}
+
+    rows = [tokenized(row) for row in loaded(done, "json") for _ in range(row["multiplicity"])]
+    seen, num_seen = learnt_by_trainer(rows, rust, tmp_path / "trainer")
+    assert seen == kept_tokens(world.folder)
+    assert num_seen == len(seen) == done.manifest["counts"]["num_supervised_tokens"]
+
+
 def stream_size(world):
     return open_stream(world.folder, "mine", seed=0, batch_size=1).num_sequences
 

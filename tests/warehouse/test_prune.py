@@ -108,6 +108,30 @@ def test_what_belongs_to_what_went_alone_goes_with_it(folder):
     assert next(gone for gone in found.rows if gone.kind == "values").num_bytes == 4 * (8 + 2 + 4)
 
 
+def test_values_of_an_interrupted_run_stay_also_where_the_data_went_on_unless_they_are_asked_for(folder):
+    with Warehouse(folder) as warehouse:  # of a scoring that is not there yet, for an example that the current snapshot has no more
+        warehouse.con.execute("INSERT INTO record.direction_values VALUES ('unknown', 'sg', [1, 1], [0, 0], 0)").fetchall()
+        warehouse.con.execute(
+            "INSERT INTO record.signal_values (signals_id, sequence_id, loss) VALUES ('none yet', 'sg', [1, 1])"
+        ).fetchall()
+    pruned(folder)
+    with Warehouse(folder) as warehouse:
+        assert warehouse.con.execute("SELECT values_id FROM record.direction_values WHERE sequence_id = 'sg'").fetchall() == [("unknown",)]
+        assert warehouse.con.execute("SELECT signals_id FROM record.signal_values WHERE sequence_id = 'sg'").fetchall() == [("none yet",)]
+    pruned(folder, PruneRules(keep_last=1, policies=CONFIGURED, unfinished=True))
+    assert "unknown" not in ids(folder, "direction_values", "values_id")
+    assert "none yet" not in ids(folder, "signal_values", "signals_id")
+
+
+def test_what_a_killed_pruning_left_of_a_folder_goes_though_the_artefact_is_back(folder):
+    left = folder / "artifacts" / ".warmup-d1.gone"
+    left.mkdir()
+    (left / "half").write_bytes(b"12")
+    (folder / "artifacts" / "warmup-d1").mkdir()
+    pruned(folder)
+    assert artifact_files(folder) == {"adapt-d1.x", "adapt-d9.x", "warmup-d1"}
+
+
 def test_a_snapshot_on_which_an_artefact_was_made_keeps_its_examples_until_that_goes(folder):
     pruned(folder)
     assert ids(folder, "examples", "example_id") >= {"gone"}

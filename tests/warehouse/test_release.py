@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from warehouse import durable
 from warehouse import release as module
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.faults import DamagedDatabaseError
@@ -213,10 +214,10 @@ def killed_at(monkeypatch, step):
     def stop(*_):
         raise Killed
 
-    monkeypatch.setattr(module, step, stop)
+    monkeypatch.setattr(f"warehouse.release.{step}", stop)
 
 
-@pytest.mark.parametrize("step", ["_copy", "_write_synced", "_sync_folder", "prune_releases"])
+@pytest.mark.parametrize("step", ["_copy", "durable.write", "durable.sync", "prune_releases"])
 def test_a_run_killed_at_any_step_is_made_good_by_the_next(tmp_path, monkeypatch, step):
     first = make(tmp_path, "1", 1)
     change(tmp_path, "2")
@@ -236,14 +237,14 @@ def test_a_run_killed_at_any_step_is_made_good_by_the_next(tmp_path, monkeypatch
 def test_a_run_killed_between_the_folder_and_current_is_repaired_without_another_copy(tmp_path, monkeypatch):
     first = make(tmp_path, "1")
     change(tmp_path, "2")
-    write = module._write_synced
+    write = durable.write
 
-    def until_current(path, text):
+    def until_current(path, content):
         if "CURRENT" in path.name:
             raise Killed
-        write(path, text)
+        write(path, content)
 
-    monkeypatch.setattr(module, "_write_synced", until_current)
+    monkeypatch.setattr(durable, "write", until_current)
     with pytest.raises(Killed):
         write_release(tmp_path, 2)
     monkeypatch.undo()

@@ -5,12 +5,20 @@ FROM record.scorings WHERE scoring_id NOT IN (SELECT scoring_id FROM kept_scorin
 UNION ALL
 SELECT 'values', count(*), coalesce(sum(4 * (len(direct) + len(causal))), 0)::BIGINT
 FROM record.direction_values
-WHERE values_id IN (SELECT values_id FROM pruned_values) OR sequence_id NOT IN (SELECT sequence_id FROM kept_links WHERE sequence_id IS NOT NULL)
+WHERE values_id IN (SELECT values_id FROM pruned_values)
+   OR (
+       sequence_id NOT IN (SELECT sequence_id FROM kept_links WHERE sequence_id IS NOT NULL)
+       AND values_id NOT IN (SELECT values_id FROM unfinished_values)
+   )
 UNION ALL
 SELECT 'signals', count(*), coalesce(sum(4 * (
     len(loss) + coalesce(len(entropy), 0) + coalesce(len(margin), 0) + coalesce(len(el2n), 0) + coalesce(len(grad_norm), 0))), 0)::BIGINT
 FROM record.signal_values
-WHERE signals_id IN (SELECT values_id FROM pruned_values) OR sequence_id NOT IN (SELECT sequence_id FROM kept_links WHERE sequence_id IS NOT NULL)
+WHERE signals_id IN (SELECT values_id FROM pruned_values)
+   OR (
+       sequence_id NOT IN (SELECT sequence_id FROM kept_links WHERE sequence_id IS NOT NULL)
+       AND signals_id NOT IN (SELECT values_id FROM unfinished_values)
+   )
 UNION ALL
 SELECT 'masks', count(*), coalesce(sum(strlen(settings)), 0)::BIGINT
 FROM record.masks WHERE mask_id NOT IN (SELECT mask_id FROM kept_masks)
