@@ -12,7 +12,10 @@ const MEASURES = {
   train_accuracy: ["share of each batch's pairs whose margin is positive", "share"],
 };
 const ENDS = ["target_loss", "margin_accuracy", "dpo_loss", "margin", "retention_loss"];
-const measureName = (metric) => metric.replace("_", " ");
+const measureName = (metric) => metric.replace("_", " ").replace("dpo", "DPO");
+
+/** A measured value with the digits in which trainings differ. */
+const measured = (value) => (Math.abs(value) < 1e-3 ? numeral(value) : (value < 0 ? "−" : "") + Number(Math.abs(value).toPrecision(5)));
 
 /** A text whose `names` stand between backticks. */
 const withCode = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
@@ -103,21 +106,21 @@ function trainingPanel(content) {
   const chart = ([metric, [meaning, unit]]) => {
     const series = ordered.map(({ training_id: id, policy }, style) => [policy, points(id, metric), style]).filter(([, one]) => one.length);
     if (!series.length) return null;
-    const ends = series.map(([policy, one]) => `${policy} ${numeral(one[0][1])} to ${numeral(one.at(-1)[1])}`).join(", ");
+    const ends = series.map(([policy, one]) => `${policy} ${measured(one[0][1])} to ${measured(one.at(-1)[1])}`).join(", ");
     return h("figure", {}, h("h3", {}, measureName(metric)), h("p", { class: "meaning" }, meaning),
       lines(series, `${measureName(metric)} by step: ${ends}`), h("p", { class: "axis-name" }, `optimizer steps; ${unit}`));
   };
   const ends = (metric) => (row) => {
     const found = points(row.training_id, metric);
-    return found.length ? `${numeral(found[0][1])} → ${numeral(found.at(-1)[1])}` : "–";
+    return found.length ? `${measured(found[0][1])} → ${measured(found.at(-1)[1])}` : "–";
   };
-  const measured = ENDS.filter((metric) => metrics.includes(metric));
+  const told = ENDS.filter((metric) => metrics.includes(metric));
   return [
     h("p", { class: "legend" }, ordered.map(({ policy }, style) => key(policy, style))),
     h("p", {}, "The newest training of each policy. They compare only where learning rate, epochs, start and seed are the same."),
     h("div", { class: "figures" }, Object.entries(MEASURES).map(chart)),
     table("All trainings, the newest first", [
-      ["policy", (row) => row.policy], ...measured.map((metric) => [measureName(metric), ends(metric), true]),
+      ["policy", (row) => row.policy], ...told.map((metric) => [measureName(metric), ends(metric), true]),
       ["learning rate", (row) => row.learning_rate ?? "–", true], ["epochs", (row) => row.epochs ?? "–", true], ["start", (row) => row.start ?? "–"],
       ["seed", (row) => row.seed ?? "–", true], ["mask", (row) => (row.on_current_mask ? "current" : "an earlier one")], ["made (UTC)", (row) => row.trained_at],
     ], content.trainings),
