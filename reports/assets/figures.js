@@ -15,7 +15,7 @@ const ENDS = ["target_loss", "margin_accuracy", "dpo_loss", "margin", "retention
 const measureName = (metric) => metric.replace("_", " ").replace("dpo", "DPO");
 
 /** A measured value with the digits in which trainings differ. */
-const measured = (value) => (Math.abs(value) < 1e-3 ? numeral(value) : (value < 0 ? "−" : "") + Number(Math.abs(value).toPrecision(5)));
+const measured = (value) => (Number.isInteger(value) || Math.abs(value) < 1e-3 ? numeral(value) : (value < 0 ? "−" : "") + Math.abs(value).toPrecision(5));
 
 /** A text whose `names` stand between backticks. */
 const withCode = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
