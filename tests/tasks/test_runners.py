@@ -56,12 +56,19 @@ def test_two_threads_give_the_bits_of_one_process(unscored, overrides, monkeypat
         project = Project.copy_of(project.folder, project.folder.with_name("again"))
         for table in ("direction_values", "signal_values"):
             forget(project, table)
-    threads = set()
+    threads, both = {"reference": set(), "scoring": set()}, threading.Barrier(2, timeout=120)
     original = runners.score_missing
-    monkeypatch.setattr(runners, "score_missing", lambda *a: threads.add(threading.get_ident()) or original(*a))
+
+    def score_missing(shard, scorer):
+        if threading.get_ident() not in threads[shard.model]:
+            threads[shard.model].add(threading.get_ident())
+            both.wait()  # nobody goes on alone: both work on every plan
+        return original(shard, scorer)
+
+    monkeypatch.setattr(runners, "score_missing", score_missing)
     project.value(*PINNED, "workers.num_workers=2", *overrides)
     assert stored(project) == expected
-    assert len(threads) == 2
+    assert {model: len(them) for model, them in threads.items()} == {"reference": 2, "scoring": 2}
     assert not (project.warehouse / "work").exists()
 
 
