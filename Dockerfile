@@ -12,7 +12,9 @@ COPY tasks tasks
 COPY models models
 COPY warehouse warehouse
 COPY reports reports
-RUN python -m pip install --constraint constraints.txt --editable '.[peft]'
+# EXTRAS=peft,ray makes an image for the machines of a Ray cluster.
+ARG EXTRAS=peft
+RUN python -m pip install --constraint constraints.txt --editable ".[${EXTRAS}]"
 COPY prefect.yaml prefect.toml ./
 
 # Nobody's rights are needed but to the project folder, which is mounted.

@@ -1,6 +1,7 @@
 """The command line: `alphatoken`. Heavy imports happen inside the commands that need them."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> None:
     from tasks.quiet import configure
 
     configure(served=sys.argv[1:2] == ["serve"])
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except BaseException as error:
@@ -31,6 +33,15 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
+
+
+def _end(number: int, frame: object) -> None:
+    """End an order to stop in good order: without this, Prefect's temporary server would outlive us.
+
+    Raises:
+        SystemExit: always.
+    """
+    raise SystemExit(128 + number)
 
 
 def _is_expected(error: BaseException) -> bool:

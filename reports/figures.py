@@ -11,6 +11,7 @@ from warehouse.read import Reader
 NUM_BINS = 41
 """Bins of a histogram; odd, so that one bin is around 0."""
 
+_PAIR_MEANS = ("accuracy", "mean_margin", "mean_weight", "mean_extra_tokens", "mean_log_ratio_chosen", "mean_log_ratio_rejected")
 _MOMENTS = ("pearson", "spearman", "mean_change", "mean_size")
 _KEPT_BY = ("kept_by_source", "kept_by_position_decile", "kept_by_token_class")
 
@@ -22,8 +23,9 @@ def figures(reader: Reader) -> dict[str, Any]:
         reader: the release.
 
     Returns:
-        `head`, `columns` (each with its meaning, range and moments), `histograms` (without a mask), `policies` (each with its kept shares and
-        histograms), `trainings`, `curves` and `drift` (None where there is no earlier scoring).
+        `head`, `columns` (each with its meaning, range and moments), `histograms` (without a mask), `pairs` (margin and weight likewise, and
+        means by source; None where the examples are single responses), `policies` (each with its kept shares and histograms), `trainings`,
+        `curves` and `drift` (None where there is no earlier scoring).
     """
     known = documented()["token_values"]["columns"]
     columns = [
@@ -36,6 +38,7 @@ def figures(reader: Reader) -> dict[str, Any]:
         "head": _head(reader),
         "columns": columns,
         "histograms": {name: bins | {"num_kept": [0] * NUM_BINS} for name, bins in unmasked.items()},
+        "pairs": _pairs(reader),
         "policies": policies,
         "trainings": reader.frame("report/trainings").to_dicts(),
         "curves": reader.frame("report/curves").to_dict(as_series=False),
@@ -65,15 +68,41 @@ def _head(reader: Reader) -> dict[str, Any]:
 
 def _policy(reader: Reader, columns: list[dict[str, Any]], mask: dict[str, Any]) -> dict[str, Any]:
     kept = {name: reader.named(name, policy=mask["policy"]).to_dicts() for name in _KEPT_BY}
+    kept["kept_by_branch"] = reader.frame("report/kept_by_branch", mask_id=mask["mask_id"]).to_dicts()
     return mask | kept | {"histograms": _histograms(reader, columns, mask["mask_id"])}
 
 
 def _histograms(reader: Reader, columns: list[dict[str, Any]], mask_id: str | None) -> dict[str, Any]:
     """Count the tokens in each bin of each column, and the kept ones."""
+    return _bins(columns, reader.frame("report/histogram", **_bounds(columns), mask_id=mask_id))
+
+
+def _pairs(reader: Reader) -> dict[str, Any] | None:
+    """Tell how the pairs stand at the scoring model: a pair of a large margin has a weight near 0, and so have its values."""
+    known = documented()["pairs"]["columns"]
+    columns = [
+        _steady(row, "mean", "deviation") | {"meaning": known[row["name"].removeprefix("pair_")]["meaning"], "unit": None}
+        for row in reader.frame("report/pair_columns").to_dicts()
+    ]
+    if not columns:
+        return None
+    by_source = [_steady(row, *_PAIR_MEANS) for row in reader.named("margins_by_source").to_dicts()]
+    return {
+        "columns": columns,
+        "histograms": _bins(columns, reader.frame("report/pair_histogram", **_bounds(columns))),
+        "margins_by_source": by_source,
+    }
+
+
+def _bounds(columns: list[dict[str, Any]]) -> dict[str, Any]:
     names, lows, highs = ([column[key] for column in columns] for key in ("name", "low", "high"))
-    rows = reader.frame("report/histogram", names=names, lows=lows, highs=highs, num_bins=NUM_BINS, mask_id=mask_id)
+    return {"names": names, "lows": lows, "highs": highs, "num_bins": NUM_BINS}
+
+
+def _bins(columns: list[dict[str, Any]], rows: pl.DataFrame) -> dict[str, Any]:
+    """Put counts into their bins; those without a row are empty."""
     told = {}
-    for name in names:
+    for name in (column["name"] for column in columns):
         bins = rows.filter(pl.col("name") == name).to_dict(as_series=False)
         counts = {key: [0] * NUM_BINS for key in ("num_tokens", "num_kept")}
         for key, filled in counts.items():

@@ -31,7 +31,7 @@ def sample(reader: Reader, num_examples: int, columns: list[str], masks: pl.Data
     tokens, responses, first_positions = _cut_prompts(rows)
     lengths = np.array([len(one) for one in tokens], np.int64)
     return {
-        "examples": _examples(rows),
+        "examples": _examples(rows) | _pairs(reader, rows["example_id"].unique(maintain_order=True)),
         "sequences": {
             "example": pack(smallest(_numbers(rows["example_id"]))),
             **_named("branch", rows["branch"]),
@@ -70,6 +70,18 @@ def _examples(rows: pl.DataFrame) -> dict[str, Any]:
         **_named("file", pl.Series([PurePath(file).name if file else None for file in firsts["file"]], dtype=pl.String)),
         "line": pack(smallest(firsts["line"].fill_null(0).cast(pl.Int64).to_numpy())),
         "multiplicity": pack(smallest(firsts["multiplicity"].cast(pl.Int64).to_numpy())),
+    }
+
+
+def _pairs(reader: Reader, example_ids: pl.Series) -> dict[str, Any]:
+    """List margin and weight of each example; nothing where no example is a pair."""
+    known = {one: rest for one, *rest in reader.run("report/sample_pairs", example_ids=example_ids.to_list()).fetchall()}
+    if not known:
+        return {}
+    columns = zip(*(known.get(one, (None, None)) for one in example_ids), strict=True)
+    return {
+        name: [None if value is None else float(f"{value:.4g}") for value in column]
+        for name, column in zip(("margin", "weight"), columns, strict=True)
     }
 
 

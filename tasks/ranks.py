@@ -4,6 +4,9 @@ import os
 
 from models.settings import ModelSettings
 
+_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+"""How `accelerate launch` tells its processes that weights are to be sharded."""
+
 
 def rank() -> int:
     """Return the number of this process; 0 where there is one only. The first alone writes and talks to Prefect."""
@@ -23,6 +26,23 @@ def take_device(settings: ModelSettings) -> None:
 
     if world_size() > 1 and resolve_device(settings.device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def refuse_sharded() -> None:
+    """Stop where the launcher was told to shard weights, before any model is loaded.
+
+    Read from the environment, as on the CPU accelerate drops the wish without a word and copies the weights to every process.
+
+    Raises:
+        ValueError: the processes were launched with FSDP, DeepSpeed or Megatron-LM.
+    """
+    for name, kind in _SHARDING.items():
+        if os.environ.get(name, "").lower() in {"1", "true", "yes", "on"}:
+            raise ValueError(
+                f"this training was launched with {kind} ({name} is set), which is not supported: measuring and saving need whole weights on every "
+                "process. Launch it with data parallelism alone: answer NO to it in `accelerate config`, or `torchrun --nproc_per_node N "
+                "-m flows.cli train CONFIG`; models that do not fit on one device: docs/scale.md"
+            )
 
 
 def leave() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tasks import identities
 from tasks.adapters import load_start
 from tasks.measures import Measure
-from tasks.ranks import leave, rank, take_device, world_size
+from tasks.ranks import leave, rank, refuse_sharded, take_device, world_size
 from tasks.runs import Run
 from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
@@ -61,8 +61,9 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None], *, kee
         what was trained, or what was there.
 
     Raises:
-        ValueError: the release does not fit the configuration, or the mask not the loss.
+        ValueError: the release does not fit the configuration, the mask not the loss, or weights were to be sharded over processes.
     """
+    refuse_sharded()
     take_device(run.config.model)
     with opened(run.config.warehouse_folder) as (con, release):
         plan = plan_training(run, Queries(con), policy)
@@ -103,9 +104,6 @@ def _fit(
 
     Returns:
         (folder of the trained model, value of each (step, metric)).
-
-    Raises:
-        ValueError: the processes were launched with FSDP.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -128,10 +126,6 @@ def _fit(
         model = with_lora(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules, seed=settings.seed)
     arguments = training_arguments(run, folder / "checkpoints", steps)
     trainer = _trainer(run, stream, model, arguments, progress_callback(f"training ({policy})", report))
-    if trainer.is_fsdp_enabled:
-        raise ValueError(
-            "FSDP is not supported: the trained weights would be saved in pieces; launch with data parallelism alone (docs/scale.md)"
-        )
     trainer.remove_callback(PrinterCallback)  # the log goes to training_metrics, not to the terminal
     last = last_checkpoint(folder / "checkpoints")
     if last is not None:

@@ -20,6 +20,7 @@ class Cards {
     const told = [
       `source: ${example.source ?? "none named"}`, example.file && `${example.file}, line ${count(example.line)}`,
       example.multiplicity > 1 && `${count(example.multiplicity)} times in the data`,
+      example.margin !== null && `margin ${signed(example.margin)}, weight ω ${numeral(example.weight)}`,
     ];
     return told.filter(Boolean).map((text) => h("span", { class: "fact" }, text));
   }

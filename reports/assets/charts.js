@@ -19,6 +19,16 @@ function ticks(low, high, about) {
   return found;
 }
 
+/** Texts of ticks with the digits that tell neighbours apart. */
+function tickTexts(values) {
+  const gaps = values.slice(1).map((value, i) => Math.abs(value - values[i]));
+  const gap = Math.min(...gaps);
+  if (!gaps.length || gap >= 1e5 || gap < 1e-6) return values.map(numeral);
+  const leading = Math.max(0, -Math.floor(Math.log10(gap)));
+  const digits = Math.abs(gap * 10 ** leading - Math.round(gap * 10 ** leading)) > 1e-6 ? leading + 1 : leading;  // steps of 2.5 have one more
+  return values.map((value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits));
+}
+
 function axisX(at, low, high, show) {
   const base = HEIGHT - EDGE.bottom;
   return [
@@ -30,10 +40,12 @@ function axisX(at, low, high, show) {
   ];
 }
 
-function axisY(at, low, high, show) {
-  return ticks(low, high, 4).map((y) => [
+function axisY(at, low, high, texts) {
+  const places = ticks(low, high, 4);
+  const told = texts(places);
+  return places.map((y, i) => [
     s("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: at(y), y2: at(y) }),
-    s("text", { class: "tick", x: EDGE.left - 6, y: at(y) + 4, "text-anchor": "end" }, show(y)),
+    s("text", { class: "tick", x: EDGE.left - 6, y: at(y) + 4, "text-anchor": "end" }, told[i]),
   ]);
 }
 
@@ -61,7 +73,7 @@ function histogram(column, bins, label) {
   });
   const zero = column.low < 0 && column.high > 0 ? s("line", { class: "zero", x1: x(0), x2: x(0), y1: EDGE.top, y2: HEIGHT - EDGE.bottom }) : null;
   return frame(label, ["negative", "positive", "signal"].map((kind) => hatch(`${pattern}-${kind}`, kind)),
-    axisY(y, 0, most, short), bars, zero, axisX(x, column.low, column.high, numeral));
+    axisY(y, 0, most, (values) => values.map(short)), bars, zero, axisX(x, column.low, column.high, numeral));
 }
 
 function hatch(id, kind) {
@@ -92,7 +104,7 @@ function lines(series, label) {
   const last = Math.max(1, ...points.map(([step]) => step));
   const x = scaled(0, last, EDGE.left, WIDTH - EDGE.right);
   const y = scaled(low - room, high + room, HEIGHT - EDGE.bottom, EDGE.top);
-  return frame(label, axisY(y, low - room, high + room, numeral), axisX(x, 0, last, count), series.map(([, one, style]) => [
+  return frame(label, axisY(y, low - room, high + room, tickTexts), axisX(x, 0, last, count), series.map(([, one, style]) => [
     s("polyline", { class: `line line${style % NUM_DASHES}`, points: one.map(([step, value]) => `${x(step)},${y(value)}`).join(" ") }),
     (one.length <= 30 ? one : [one[0], one.at(-1)]).map(([step, value]) => mark(style, x(step), y(value))),
   ]));

@@ -41,7 +41,8 @@ class Sample {
     const { fields, lists } = this;
     this.examples = fields.id.map((id, number) => ({
       number, id, source: fields.source_names[fields.source[number]], file: fields.file_names[fields.file[number]],
-      line: fields.line[number], multiplicity: fields.multiplicity[number], sequences: [],
+      line: fields.line[number], multiplicity: fields.multiplicity[number], margin: fields.margin?.[number] ?? null, weight: fields.weight?.[number] ?? null,
+      sequences: [],
     }));
     let token = 0;
     let response = 0;

@@ -6,6 +6,7 @@ const ORDERS = [
   ["sample", "as sampled"], ["high", "highest mean value first"], ["low", "lowest mean value first"], ["kept-low", "least kept first"],
   ["kept-high", "most kept first"], ["long", "longest response first"], ["source", "by source"],
 ];
+const ORDERS_OF_PAIRS = [["margin-low", "smallest margin first"], ["margin-high", "largest margin first"]];
 
 class Examples {
   constructor(content, sample, state, tooltip) {
@@ -31,7 +32,7 @@ class Examples {
     const names = this.sample.fields.source_names;
     choice(this.source, [["", "all"], ...names.map((name, i) => [String(i), name ?? "none named"])], "");
     choice(this.branch, [["", "all"], ...this.branches.map((name) => [name, name])], "");
-    choice(this.order, ORDERS, "sample");
+    choice(this.order, this.content.pairs ? [...ORDERS, ...ORDERS_OF_PAIRS] : ORDERS, "sample");
     choice(this.column, this.content.columns.map(({ name }) => [name, LABELS[name]]), this.state.column);
     return h("form", { class: "controls", role: "search", "aria-label": "Examples", onsubmit: (event) => event.preventDefault() },
       control("Search", this.search), control("Colour by", this.column), control("Order", this.order), control("Source", this.source),
@@ -100,7 +101,8 @@ class Examples {
     const value = mean((sequence) => this.sample.mean(column, sequence));
     const share = mean((sequence) => this.sample.keptShare(policy, sequence));
     const length = ({ sequences }) => Math.max(...sequences.map(({ numResponse }) => numResponse));
-    const rising = { low: value, high: (one) => negative(value(one)), "kept-low": share, "kept-high": (one) => negative(share(one)), long: (one) => -length(one) };
+    const rising = { low: value, high: (one) => negative(value(one)), "kept-low": share, "kept-high": (one) => negative(share(one)), long: (one) => -length(one),
+      "margin-low": ({ example }) => example.margin, "margin-high": ({ example }) => negative(example.margin) };
     const key = rising[this.order.value];
     if (this.order.value === "source") this.found.sort((a, b) => (a.example.source ?? "").localeCompare(b.example.source ?? ""));
     if (!key) return;

@@ -3,6 +3,7 @@
 const LABELS = {
   adapt_direct: "adaptation, direct", adapt_causal: "adaptation, causal", stab_direct: "stability, direct", stab_causal: "stability, causal",
   loss: "loss", ref_loss: "reference loss", entropy: "entropy", margin: "margin", el2n: "EL2N", grad_norm: "gradient norm",
+  pair_margin: "margin of the pairs", pair_weight: "weight of the pairs",
 };
 
 const COMPONENTS = ["adapt_direct", "adapt_causal", "stab_direct", "stab_causal"];

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -240,3 +241,18 @@ def test_a_worker_runs_the_deployments_of_prefect_yaml(server, template, tmp_pat
         trained = wait_for(lambda: completed(server, "train_masked/worker"), "the training that the release starts")
         assert trained[0]["parameters"]["config_path"] == str(project.config)
     assert scored(project) == [40]
+
+
+def test_a_command_that_is_told_to_stop_leaves_no_process_behind(template, tmp_path):
+    project = Project.copy_of(template, tmp_path / "stopped")
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
+        "PREFECT_HOME": str(tmp_path / "home")
+    }
+    command = [str(Path(sys.executable).parent / "alphatoken"), "value", str(project.config)]
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (project.warehouse / "alphatoken.duckdb").exists(), "the first stage")  # the temporary server is up by then
+    others = psutil.Process(running.pid).children(recursive=True)
+    assert others
+    running.terminate()
+    assert running.wait(PATIENCE_S) != 0
+    assert psutil.wait_procs(others, timeout=PATIENCE_S)[1] == []

@@ -370,7 +370,7 @@ def test_what_cannot_be_seen_is_drawn(page):
 
 def test_figures_show_all_tokens_and_trainings(page, reader):
     page.open("values")
-    assert len(page.all(".chart")) == 7
+    assert len(page.all(".chart")) == 9  # the columns, margin and weight
     assert len(page.all(".chart rect.masked-bar")) > 0
     page.choose("policy", "full")
     assert page.all(".chart rect.masked-bar") == []
@@ -378,13 +378,24 @@ def test_figures_show_all_tokens_and_trainings(page, reader):
     rows = page.script(
         "return [...document.querySelectorAll('#panel-masks table')].map((table) => [...table.tBodies[0].rows].map((row) => row.textContent))"
     )
-    assert [len(one) for one in rows[:2]] == [2, 3]
+    assert [len(one) for one in rows[:3]] == [2, 2, 3]  # policies, branches, sources
     page.open("training")
     assert len(page.all("figure .chart")) == 3
     assert len(page.all("figure polyline")) == 6  # the newest of each policy
     assert len(page.all("#panel-training tbody tr")) == 3
     page.open("drift")
     assert len(page.all("#panel-drift tbody tr")) == 7
+
+
+def test_what_decides_the_weight_of_a_pair_is_told(page):
+    page.open("examples")
+    assert page.texts(".card .fact").count("margin 0, weight ω 1") == len(page.ids())
+    page.choose("order", "smallest margin first")
+    assert len(page.ids()) > 0
+    page.open("values")
+    assert {"margin of the pairs pairs.margin", "weight of the pairs pairs.weight"} <= set(page.texts("figure h3"))
+    page.open("masks")
+    assert "By branch" in page.texts("caption")
 
 
 def test_tabs_work_by_keyboard(page):

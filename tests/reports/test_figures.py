@@ -105,3 +105,53 @@ def test_without_a_policy_all_tokens_are_pictured(tmp_path):
     assert content["policies"] == []
     bins = content["histograms"]["loss"]
     assert (sum(bins["num_tokens"]), bins["num_kept"]) == (content["head"]["num_tokens"], [0] * NUM_BINS)
+
+
+@pytest.fixture(scope="module")
+def told_apart(tmp_path_factory):
+    """Pairs that the scoring model stands to differently: the reference's losses of chosen responses grow from pair to pair."""
+    from warehouse.connect import Warehouse
+    from warehouse.release import write_release
+
+    folder = pages.make(tmp_path_factory.mktemp("apart") / "wh", num_examples=9)
+    more = "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: x + (substr(sequence_id, 2, 2)::INTEGER - 4)) "
+    with Warehouse(folder) as warehouse, warehouse.transaction():
+        warehouse.con.execute(more + "WHERE signals_id = 'R' AND sequence_id LIKE '%chosen'").fetchall()
+        warehouse.point("beta", "0.01")
+    write_release(folder, 2)
+    with Reader(folder) as reader:
+        yield reader
+
+
+def test_every_pair_is_pictured_once_with_its_margin_and_weight(told_apart):
+    pairs = figures(told_apart)["pairs"]
+    view = told_apart.sql("SELECT margin, weight FROM pairs")
+    assert view["margin"].n_unique() == 9
+    for column, name in zip(pairs["columns"], ("margin", "weight"), strict=True):
+        assert column["name"] == f"pair_{name}"
+        assert column["mean"] == pytest.approx(view[name].mean(), rel=1e-5)
+        assert (column["lowest"], column["highest"]) == (view[name].min(), view[name].max())
+        bins = pairs["histograms"][column["name"]]
+        assert sum(bins["num_tokens"]) == sum(bins["num_kept"]) == 9
+    assert pairs["columns"][0]["positive_share"] == pytest.approx(4 / 9)
+    assert (pairs["columns"][1]["low"], pairs["columns"][1]["high"]) == (0, 0.01)  # β
+    right = sum(bins_of(pairs, "pair_margin")[NUM_BINS // 2 + 1 :])
+    assert right == 4
+    assert sum(row["num_pairs"] for row in pairs["margins_by_source"]) == 9
+
+
+def bins_of(pairs, name):
+    return pairs["histograms"][name]["num_tokens"]
+
+
+def test_kept_shares_by_branch_are_those_of_the_masks(content, reader):
+    default = next(policy for policy in content["policies"] if policy["policy"] == "default")
+    expected = reader.sql(
+        "SELECT branch, count(*), sum(keep::INTEGER) FROM token_masks WHERE policy = 'default' GROUP BY branch ORDER BY branch"
+    ).rows()
+    assert [(row["branch"], row["num_tokens"], row["num_kept"]) for row in default["kept_by_branch"]] == expected
+
+
+def test_single_responses_have_no_part_of_pairs(tmp_path):
+    with Reader(pages.make(tmp_path / "wh", branches=("sft",), num_examples=3)) as reader:
+        assert figures(reader)["pairs"] is None

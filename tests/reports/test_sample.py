@@ -103,3 +103,10 @@ def test_tokens_are_numbered_by_how_often_they_occur(reader):
     numbers = unpack(read(reader)["tokens"])
     counts = np.bincount(numbers)
     assert list(counts) == sorted(counts, reverse=True)
+
+
+def test_pairs_carry_their_margin_and_weight_and_single_responses_none(reader, tmp_path):
+    packed = sample(reader, 5, ["loss"], reader.frame("report/masks"))["examples"]
+    assert (packed["margin"], packed["weight"]) == ([0.0] * 5, [1.0] * 5)  # β = 2, and the same losses under both models
+    with Reader(pages.make(tmp_path / "wh", branches=("sft",), num_examples=3)) as single:
+        assert "margin" not in sample(single, 3, ["loss"], single.frame("report/masks"))["examples"]

@@ -1,6 +1,7 @@
 """Laws of tasks/runners.py: who scores does not change a bit, workers that fail lose their shard alone, one process commits."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -55,12 +56,19 @@ def test_two_threads_give_the_bits_of_one_process(unscored, overrides, monkeypat
         project = Project.copy_of(project.folder, project.folder.with_name("again"))
         for table in ("direction_values", "signal_values"):
             forget(project, table)
-    threads = set()
+    threads, both = {"reference": set(), "scoring": set()}, threading.Barrier(2, timeout=120)
     original = runners.score_missing
-    monkeypatch.setattr(runners, "score_missing", lambda *a: threads.add(threading.get_ident()) or original(*a))
+
+    def score_missing(shard, scorer):
+        if threading.get_ident() not in threads[shard.model]:
+            threads[shard.model].add(threading.get_ident())
+            both.wait()  # nobody goes on alone: both work on every plan
+        return original(shard, scorer)
+
+    monkeypatch.setattr(runners, "score_missing", score_missing)
     project.value(*PINNED, "workers.num_workers=2", *overrides)
     assert stored(project) == expected
-    assert len(threads) == 2
+    assert {model: len(them) for model, them in threads.items()} == {"reference": 2, "scoring": 2}
     assert not (project.warehouse / "work").exists()
 
 
@@ -75,12 +83,12 @@ def forget(project, table):
 @pytest.mark.usefixtures("prefect_server")
 def test_a_shard_that_fails_is_tried_again_alone_and_its_finished_parts_are_kept(unscored, monkeypatch):
     project, expected = unscored
-    tried, written = [], []
+    tried, written, numbers = [], [], itertools.count(1)
     original_score, original_write = runners.score_part, runners.write_part
 
     def score_part(batches, *rest):
         tried.append(batches[0][0])
-        if len(tried) == 3:
+        if next(numbers) == 3:  # one call alone, whatever the threads do between two lines
             raise OSError("the network is away")
         return original_score(batches, *rest)
 
@@ -132,7 +140,7 @@ def test_a_killed_shared_run_goes_on_with_the_parts_that_are_there_in_any_order(
 
 
 RAY_RUN = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from tasks.quiet import configure
 configure()
@@ -142,15 +150,35 @@ from tests.flows import world
 original, fate = runners.score_shard, sys.argv[2]  # the function goes to the workers by value, with what it names
 
 def score_shard(shard):
-    mark = shard.folder.parent.parent / "killed"
-    if fate == "kill" and shard.number == 1 and not mark.exists():
-        mark.write_text(str(os.getpid()))
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(shard)
+    import json
+    from tasks import runners as here  # this worker's, which is another process
+    diary, me, shard_name = shard.folder.parent.parent / "diary", os.getpid(), f"{shard.model}/{shard.number}"
+    write = here.write_part
+
+    def tell(what):
+        with (diary / f"{me}.txt").open("a") as file:  # a file per process: nobody writes between another's letters
+            file.write(f"{what} {shard_name} {me}\\n")
+
+    def write_part(plan, number, rows):
+        write(plan, number, rows)
+        tell(f"wrote-{number}")
+        if fate == "kill" and shard.number == 0 and number == 0 and not (diary / f"killed-{shard.model}").exists():
+            (diary / f"killed-{shard.model}").write_text(str(me))
+            os.kill(me, signal.SIGKILL)
+
+    tell("began")
+    there = lambda: [line for file in diary.glob("*.txt") for line in file.read_text().splitlines() if line.startswith(f"began {shard.model}/")]
+    while len({line.split()[-1] for line in there()}) < 2:  # the first shard waits for a second worker, so that both work
+        time.sleep(0.05)
+    here.write_part = write_part
+    try:
+        return original(shard)
+    finally:
+        here.write_part = write
 
 runners.score_shard = score_shard
 with world.without_prefect():
-    world.Project(Path(sys.argv[1])).value(*sys.argv[3:], "workers.runner=ray", "workers.num_workers=2")
+    world.Project(Path(sys.argv[1])).value(*sys.argv[3:], "workers.runner=ray", "workers.num_workers=2", "workers.shard_parts=3")
 """
 
 
@@ -159,19 +187,29 @@ with world.without_prefect():
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("fate", ["live", "kill"])
-def test_two_ray_workers_give_the_bits_of_one_process_also_when_one_is_killed(unscored, fate):
+def test_two_ray_workers_give_the_bits_of_one_process_also_when_one_is_killed_in_the_middle_of_a_shard(unscored, fate):
     from prefect.settings import PREFECT_API_URL
 
     project, expected = unscored
+    diary = project.warehouse / "diary"
+    diary.mkdir()
     environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(
         [sys.executable, "-c", RAY_RUN, str(project.folder), fate, *PINNED], cwd=Path(__file__).parents[2], env=environment,
-        capture_output=True, text=True, timeout=900,
+        capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (project.warehouse / "killed").is_file() == (fate == "kill")
-    (project.warehouse / "killed").unlink(missing_ok=True)
     assert stored(project) == expected
+    lines = [tuple(line.split()) for file in diary.glob("*.txt") for line in file.read_text().splitlines()]
+    for model in ("reference", "scoring"):
+        workers_of_first = [pid for what, shard, pid in lines if (what, shard) == ("began", f"{model}/0")]
+        written = [(what, shard) for what, shard, _ in lines if what.startswith("wrote") and shard.startswith(model)]
+        # Another worker took what the killed one had: the living one, or a new one.
+        assert len({pid for _, shard, pid in lines if shard.startswith(model)}) >= 2
+        assert len(written) == len(set(written)) >= 3  # what the killed worker had written is there, and nobody scored it again
+        assert len(workers_of_first) == len(set(workers_of_first)) == (1 if fate == "live" else 2)
+        if fate == "kill":
+            assert (diary / f"killed-{model}").read_text() in workers_of_first
 
 
 def test_shared_settings_are_refused_where_they_make_no_sense():
