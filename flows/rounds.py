@@ -96,5 +96,7 @@ def _steps(config: Configuration, policy: str | None, number: int, num_rounds: i
     )  # fmt: skip
     total = num_steps(settings, stream.num_batches)
     if total < num_rounds:
-        raise ValueError(f"a training has {total} steps, too few for {num_rounds} rounds; ask for fewer, or raise training.epochs or training.max_steps")
+        raise ValueError(
+            f"a training has {total} steps, too few for {num_rounds} rounds; ask for fewer, or raise training.epochs or training.max_steps"
+        )
     return total * number // num_rounds - total * (number - 1) // num_rounds

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bench.real import arms as selection
-from bench.real.data import CONDITIONS, FILES, LENGTHS, NUM_EVALUATION, REAL, Example, Split, corrupted, read, split
+from bench.real.data import CONDITIONS, FILES, LENGTHS, REAL, Example, Split, corrupted, read, split
 from bench.real.report import Row, print_report
 from bench.real.training import base_folder, batches_of, measure, story_sequences, tokenized, train
 from bench.real.values import BASELINES, Valued, configuration, value
@@ -134,17 +134,19 @@ def measured(args: argparse.Namespace, done: set[str]) -> Iterator[Row]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["TinyStories-656K"], choices=list(LENGTHS))
     parser.add_argument("--data", nargs="+", default=["gsm8k"], choices=list(FILES))
     parser.add_argument("--regimes", nargs="+", default=["competent"], choices=REGIMES)
     parser.add_argument("--conditions", nargs="+", default=["spans", "clean"], choices=list(CONDITIONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=["core"], help=f"core ({', '.join(CORE)}), all, or names: policies of {BASELINES.name} too")
+    parser.add_argument(
+        "--arms", nargs="+", default=["core"], help=f"core ({', '.join(CORE)}), all, or names: policies of {BASELINES.name} too"
+    )
     parser.add_argument("--rows", type=int, default=384, help="training rows, one pass over them in batches of 8")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "alphatoken" / "real", help="bases, and a warehouse per cell")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "alphatoken" / "real", help="bases, and a warehouse per cell"
+    )
     parser.add_argument("--out", type=Path, help="JSON lines of measurements")
     parser.add_argument("--read", type=Path, nargs="+", help="print the tables of earlier measurements")
     parser.add_argument("--svg", type=Path, help="folder for the plots")

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 REAL = Path(os.environ.get("ALPHATOKEN_REAL", Path(__file__).parents[2] / ".." / "shared" / "real"))
-FILES = {"gsm8k": ("gsm8k_train", "question", "answer"), "mbpp": ("mbpp", "prompt", "response"), "pubmedqa": ("pubmedqa", "prompt", "response")}
+FILES = {
+    "gsm8k": ("gsm8k_train", "question", "answer"),
+    "mbpp": ("mbpp", "prompt", "response"),
+    "pubmedqa": ("pubmedqa", "prompt", "response"),
+}
 LENGTHS = {"stories260K": 112, "TinyStories-656K": 96}
 """Longest sequence of each model, in tokens; rows whose response fits uncut come first."""
 
@@ -22,7 +26,8 @@ KINDS = ("foreign", "shuffled", "noise")
 """Words of a stretch of other responses, the same words in another order, words from anywhere."""
 
 CONDITIONS = {"clean": (0.0, 0.0), "spans": (1.0, 0.3), "rows": (0.3, 0.7)}
-"""Share of the responses that are corrupted, and share of the words of such a response, in spans."""
+"""Share of the responses that may be corrupted, and share of the words of such a response, in spans at random places: some get none. Of the tokens
+of GSM8K `spans` makes a fifth bad, `rows` a sixth."""
 
 Interval = tuple[int, int]
 

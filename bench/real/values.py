@@ -127,6 +127,8 @@ def _truth(examples: list[Example], sequences: list[tuple[list[int], list[int]]]
         encoded = tokenizer(one.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         flags = bad_tokens(one, encoded["offset_mapping"])
         own = [ids[p] for p in positions]
-        assert own[: len(encoded["input_ids"])] == encoded["input_ids"][: len(own)], f"the product tokenizes {json.dumps(one.response)} otherwise"
+        assert own[: len(encoded["input_ids"])] == encoded["input_ids"][: len(own)], (
+            f"the product tokenizes {json.dumps(one.response)} otherwise"
+        )
         found.append([*flags, False][: len(own)])  # the end of the turn is never bad
     return found

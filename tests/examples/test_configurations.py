@@ -113,7 +113,9 @@ def test_sepo_keeps_the_tokens_of_highest_reward_of_chosen_and_of_lowest_of_reje
         opened.con.execute("INSERT INTO record.snapshot_examples VALUES ('snapshot', 'a', 1, NULL, NULL, 'f', 1)")
         for branch, name in (("chosen", "good"), ("rejected", "bad")):
             opened.con.execute("INSERT INTO record.example_sequences VALUES ('tok', 'a', ?, ?, 0, 0, NULL, NULL)", [branch, name])
-        opened.con.execute("INSERT INTO record.snapshots VALUES ('snapshot', 'train', 'preference', 1, 1, 0, 'run', TIMESTAMP '2026-01-01')")
+        opened.con.execute(
+            "INSERT INTO record.snapshots VALUES ('snapshot', 'train', 'preference', 1, 1, 0, 'run', TIMESTAMP '2026-01-01')"
+        )
         opened.con.execute("INSERT INTO record.tokenizations VALUES ('tok', 'v', '{}', 'run', TIMESTAMP '2026-01-01')")
         write_beta(opened, 0.1)
         kept, weights = _pair_rows(opened, policies["sepo"]), _pair_rows(opened, policies["tis_ranks"])
@@ -125,5 +127,7 @@ def test_sepo_keeps_the_tokens_of_highest_reward_of_chosen_and_of_lowest_of_reje
 
 def _pair_rows(opened: Warehouse, settings: PolicySettings) -> dict[str, list[float]]:
     receipt = write_mask(opened, "policy", settings, "run")
-    rows = opened.con.execute("SELECT sequence_id, coalesce(weight, keep::FLOAT[]) FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id])
+    rows = opened.con.execute(
+        "SELECT sequence_id, coalesce(weight, keep::FLOAT[]) FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]
+    )
     return dict(rows.fetchall())

@@ -29,9 +29,16 @@ def test_a_round_values_at_the_model_of_the_one_before_and_trains_it_on_with_the
     assert [one.steps for one in done] == [3, 3, 4]
     with Reader(valued.warehouse) as reader:
         rows = reader.named("rounds").to_dicts()
-    assert [(row["round"], row["training_id"], row["steps"]) for row in rows] == [(i + 1, one.training.training_id, one.steps) for i, one in enumerate(done)]
+    assert [(row["round"], row["training_id"], row["steps"]) for row in rows] == [
+        (i + 1, one.training.training_id, one.steps) for i, one in enumerate(done)
+    ]
     assert [row["began_with"] for row in rows] == [None, *(one.training.training_id for one in done[:2])]
-    assert len({row["scoring_id"] for row in rows}) == len({row["mask_id"] for row in rows}) == len({row["training_run_id"] for row in rows}) == 3
+    assert (
+        len({row["scoring_id"] for row in rows})
+        == len({row["mask_id"] for row in rows})
+        == len({row["training_run_id"] for row in rows})
+        == 3
+    )
     assert [row["target_loss"] for row in rows] == [one.training.metrics["target_loss"] for one in done]
     assert done[1].training.metrics["target_loss_before"] == pytest.approx(done[0].training.metrics["target_loss"], rel=1e-6)
     skipped = valued.sql("SELECT (settings ->> '$.settings.skip_batches')::INT FROM trainings ORDER BY created_at")
