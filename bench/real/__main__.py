@@ -103,7 +103,7 @@ class Bench:
         if cell.key("before") not in done:
             target, kept = measure(self.model(), self.target, self.retention)
             yield {"key": cell.key("before"), **described, "arm": "before", "target": target, "retention": kept}
-        if not missing:
+        if not missing and (cell.condition == "clean" or cell.key("auroc", "rho1" in wanted) in done):
             return
         valued = self.value()
         needs = {arm for arm, _ in missing}
@@ -141,7 +141,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--conditions", nargs="+", default=["spans", "clean"], choices=list(CONDITIONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--arms", nargs="+", default=["core"], help=f"core ({', '.join(CORE)}), all, or names: policies of {BASELINES.name} too"
+        "--arms",
+        nargs="+",
+        default=["core"],
+        help=f"core ({', '.join(CORE)}), all, none (AUROC alone), or names: policies of {BASELINES.name} too",
     )
     parser.add_argument("--rows", type=int, default=384, help="training rows, one pass over them in batches of 8")
     parser.add_argument(
@@ -151,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--read", type=Path, nargs="+", help="print the tables of earlier measurements")
     parser.add_argument("--svg", type=Path, help="folder for the plots")
     args = parser.parse_args()
-    named = {"core": CORE, "further": FURTHER, "all": (*CORE, *FURTHER)}
+    named: dict[str, tuple[str, ...]] = {"none": (), "core": CORE, "further": FURTHER, "all": (*CORE, *FURTHER)}
     args.arms = list(dict.fromkeys(arm for name in args.arms for arm in named.get(name, (name,))))
     args.cache = args.cache.resolve()
     return args

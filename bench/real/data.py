@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 REAL = Path(os.environ.get("ALPHATOKEN_REAL", Path(__file__).parents[2] / ".." / "shared" / "real"))
@@ -23,11 +24,11 @@ MIN_PROMPT_TOKENS = 24
 NUM_EVALUATION, NUM_VALIDATION = 96, 32
 SPAN_WORDS = (4, 12)
 KINDS = ("foreign", "shuffled", "noise")
-"""Words of a stretch of other responses, the same words in another order, words from anywhere."""
+"""Words of a stretch of other responses, the same words in another order, words from anywhere. `garbage` is letters drawn at random."""
 
-CONDITIONS = {"clean": (0.0, 0.0), "spans": (1.0, 0.3), "rows": (0.3, 0.7)}
+CONDITIONS = {"clean": (0.0, 0.0, KINDS), "spans": (1.0, 0.3, KINDS), "rows": (0.3, 0.7, KINDS), "garbage": (1.0, 0.3, ("garbage",))}
 """Share of the responses that may be corrupted, and share of the words of such a response, in spans at random places: some get none. Of the tokens
-of GSM8K `spans` makes a fifth bad, `rows` a sixth."""
+of GSM8K `spans` makes a fifth bad, `rows` a sixth. And the kinds that the responses get in turn."""
 
 Interval = tuple[int, int]
 
@@ -106,7 +107,7 @@ def split(examples: Sequence[Example], tokenizer: Any, longest: int, train: int,
 
 
 def corrupted(examples: Sequence[Example], condition: str, seed: int) -> list[Example]:
-    """Corrupt responses in spans of words, each response in one of `KINDS`.
+    """Corrupt responses in spans of words, each response in one way.
 
     Args:
         examples: clean rows.
@@ -116,10 +117,10 @@ def corrupted(examples: Sequence[Example], condition: str, seed: int) -> list[Ex
     Returns:
         the rows in their order.
     """
-    rng, (share, depth) = random.Random(seed), CONDITIONS[condition]
+    rng, (share, depth, kinds) = random.Random(seed), CONDITIONS[condition]
     chosen = set(rng.sample(range(len(examples)), round(share * len(examples))))
     words = [word for one in examples for word in one.response.split()]
-    return [_damaged(one, words, depth, KINDS[i % len(KINDS)], rng) if i in chosen else one for i, one in enumerate(examples)]
+    return [_damaged(one, words, depth, kinds[i % len(kinds)], rng) if i in chosen else one for i, one in enumerate(examples)]
 
 
 def _damaged(example: Example, pool: Sequence[str], depth: float, kind: str, rng: random.Random) -> Example:
@@ -152,6 +153,8 @@ def _replacements(old: Sequence[str], pool: Sequence[str], kind: str, rng: rando
         return list(pool[start : start + len(old)])
     if kind == "shuffled":
         return rng.sample(list(old), len(old))
+    if kind == "garbage":
+        return ["".join(rng.choices(ascii_letters, k=len(word))) for word in old]
     return [rng.choice(pool) for _ in old]
 
 
