@@ -167,12 +167,11 @@ def _trainer(run: Run, stream: MaskedStream, model: Any, arguments: Any, callbac
     from models.preference_trainer import PreferenceTrainer
     from models.trainer import MaskedTrainer
 
-    common = (
-        model, arguments, _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches, run.config.training.skip_batches,
-    )  # fmt: skip
+    common = (model, arguments, _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches)
+    first = run.config.training.skip_batches
     if stream.has_pairs:
-        return PreferenceTrainer(*common, run.config.preference, callbacks=[callback])
-    return MaskedTrainer(*common, callbacks=[callback])
+        return PreferenceTrainer(*common, run.config.preference, first_batch=first, callbacks=[callback])
+    return MaskedTrainer(*common, first_batch=first, callbacks=[callback])
 
 
 def last_checkpoint(folder: Path) -> str | None:
