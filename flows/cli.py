@@ -140,6 +140,23 @@ def run(
 
 
 @app.command()
+def rounds(
+    config: Config = DEFAULT_CONFIG,
+    set_: Set = None,
+    rounds: Annotated[int, typer.Option(help="Rounds that share the steps of one training.")] = 2,
+    policy: Annotated[str | None, typer.Option(help="Whose mask to train on; training.policy when absent.")] = None,
+) -> None:
+    """Value and train in turn: every round values the tokens at the model that the round before trained, and trains it on."""
+    from flows.rounds import rounds as alternate
+    from reports.terminal import print_rows, training_rows
+
+    for one in alternate(str(config), list(set_ or []), rounds, policy):
+        print_rows(training_rows(one.training.metrics), title=f"round {one.number} of {rounds}, {one.steps} steps")
+        state = "trained" if one.training.trained else "unchanged, not trained again"
+        typer.echo(f"training {one.training.training_id[:12]} on mask {one.training.policy!r}: {state}; {one.training.checkpoint}")
+
+
+@app.command()
 def study(
     config: Config = DEFAULT_CONFIG,
     set_: Set = None,

@@ -49,6 +49,7 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
         batches: Callable[[int], Iterable[Batch]],
         expected_per_epoch: int,
         batches_per_epoch: int,
+        first_batch: int = 0,
         **kwargs: Any,
     ) -> None:
         """Prepare a training.
@@ -59,6 +60,7 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
             batches: gives this rank's micro-batches from number `first` on; it may be endless.
             expected_per_epoch: supervised tokens of one epoch over all ranks, as the store counts them.
             batches_per_epoch: micro-batches of one epoch of one rank, the same on all ranks.
+            first_batch: number of the micro-batch that the run begins with, where it goes on behind an earlier one.
             **kwargs: further arguments of `transformers.Trainer`, such as `callbacks`.
 
         Raises:
@@ -74,6 +76,7 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
         self._batches = batches
         self._expected_per_epoch = expected_per_epoch
         self._batches_per_epoch = batches_per_epoch
+        self._first_batch = first_batch
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor | int]]:
         """Hand the batches over as they are: neither collated nor sharded again.
@@ -91,7 +94,7 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
     def _micro_batch_range(self) -> range:
         """Number the micro-batches that are still to come; the state is the checkpoint's when a run is resumed."""
         per_step = self.args.gradient_accumulation_steps
-        return range(self.state.global_step * per_step, self.args.max_steps * per_step)
+        return range(self._first_batch + self.state.global_step * per_step, self._first_batch + self.args.max_steps * per_step)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -168,7 +171,8 @@ class MaskedTrainer(Trainer):  # type: ignore[misc]  # transformers ships withou
             )
         seen = self.state.stateful_callbacks.get(_SEEN, {}).get("attributes", {}).get("num_tokens", 0) + batch["num_supervised_all_ranks"]
         if number + 1 == self._batches_per_epoch:
-            if seen != self._expected_per_epoch:
+            begun_here = self._first_batch <= epoch * self._batches_per_epoch  # else its first batches were an earlier run's
+            if begun_here and seen != self._expected_per_epoch:
                 raise SupervisedTokenMismatchError(
                     f"end of {where}: the loss saw {seen} supervised tokens in this epoch over all ranks, the store has {self._expected_per_epoch}"
                 )

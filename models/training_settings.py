@@ -63,6 +63,7 @@ class TrainingSettings:
         epochs: passes over the data; ignored when max_steps is given.
         max_steps: optimizer steps.
         batch_size: sequences, or pairs, per device and step of accumulation.
+        skip_batches: batches of the stream passed over before the first one: a training that goes on behind another leaves out what that one saw.
         bucket_window: sequences, or pairs, in shuffled order, among which those of like length share batches; 0 = none: batches of any lengths.
         gradient_accumulation: batches per optimizer step; the loss is a mean over the kept tokens, or the pairs, of all of them.
         learning_rate: peak learning rate of AdamW.
@@ -85,6 +86,7 @@ class TrainingSettings:
     epochs: float = 1.0
     max_steps: int | None = None
     batch_size: int = 16
+    skip_batches: int = 0
     bucket_window: int = 0
     gradient_accumulation: int = 1
     learning_rate: float = 5e-4
@@ -104,8 +106,9 @@ class TrainingSettings:
         for name, value in positive.items():
             if value < 1:
                 raise ValueError(f"training.{name} is {value}; it must be at least 1")
-        if self.bucket_window < 0:
-            raise ValueError(f"training.bucket_window is {self.bucket_window}; it must be at least 0")
+        for name, value in {"bucket_window": self.bucket_window, "skip_batches": self.skip_batches}.items():
+            if value < 0:
+                raise ValueError(f"training.{name} is {value}; it must be at least 0")
         rates = (self.epochs, self.learning_rate)
         if not all(0 < rate < math.inf for rate in rates) or (self.max_steps is not None and self.max_steps < 1):
             raise ValueError(

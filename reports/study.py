@@ -1,5 +1,6 @@
 """The table, the plot and the verdict of a study."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,12 @@ def plot(study: Study) -> str:
     policies = list(dict.fromkeys(policy for policy, _ in means))
     for index, policy in enumerate(policies):
         colour, shape = _COLOURS[index % len(_COLOURS)], _SHAPES[index % len(_SHAPES)]
+        along = [_mean(arms) for (name, _), arms in means.items() if name == policy]  # from one learning rate to the next
+        parts.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-opacity="0.35" points="'
+            + " ".join(f"{xs(p[0])},{ys(p[1])}" for p in along)
+            + '"/>'
+        )
         for (name, rate), arms in means.items():
             if name == policy:
                 parts += _bars(arms, xs, ys, colour)
@@ -115,8 +122,13 @@ class _Axis:
     def __call__(self, value: float) -> float:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
-    def ticks(self) -> list[float]:
-        return [self.low + (self.high - self.low) * i / 5 for i in range(6)]
+    def ticks(self) -> list[str]:
+        """Write round numbers within the axis, four to eight."""
+        rough = (self.high - self.low) / 8
+        size = 10.0 ** math.floor(math.log10(rough))
+        step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+        places = max(0, -math.floor(math.log10(step)))
+        return [f"{step * i:.{places}f}" for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
 def _mean(arms: Iterable[Arm]) -> Point:
@@ -126,12 +138,14 @@ def _mean(arms: Iterable[Arm]) -> Point:
 
 def _grid(xs: _Axis, ys: _Axis) -> list[str]:
     found = []
-    for x in xs.ticks():
-        found.append(f'<line x1="{xs(x)}" x2="{xs(x)}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#e5e5e5"/>')
-        found.append(_text(xs(x), _HEIGHT - _BOTTOM + 18, f"{x:.2f}", "middle"))
-    for y in ys.ticks():
-        found.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{ys(y)}" y2="{ys(y)}" stroke="#e5e5e5"/>')
-        found.append(_text(_LEFT - 8, ys(y) + 4, f"{y:.2f}", "end"))
+    for label in xs.ticks():
+        x = xs(float(label))
+        found.append(f'<line x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#e5e5e5"/>')
+        found.append(_text(x, _HEIGHT - _BOTTOM + 18, label, "middle"))
+    for label in ys.ticks():
+        y = ys(float(label))
+        found.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}" stroke="#e5e5e5"/>')
+        found.append(_text(_LEFT - 8, y + 4, label, "end"))
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     found.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 18, "target loss, nats per token", "middle"))
     found.append(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.training_settings import TrainingSettings
 from tasks import identities
 from tasks.adapters import load_start
 from tasks.measures import Measure
@@ -97,6 +98,11 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None], *, kee
     return TrainingReceipt(plan.training_id, policy, str(checkpoint), True, final)
 
 
+def num_steps(settings: TrainingSettings, num_batches: int) -> int:
+    """Count the optimizer steps of a training whose stream has so many batches per epoch."""
+    return settings.max_steps or math.ceil(settings.epochs * num_batches / settings.gradient_accumulation)
+
+
 def _fit(
     run: Run, plan: TrainingPlan, stream: MaskedStream, policy: str, report: Callable[[str, int, int], None]
 ) -> tuple[Path, dict[tuple[int, str], float]]:
@@ -113,7 +119,7 @@ def _fit(
 
     settings = run.config.training
     folder = (run.config.base / settings.output).resolve() / f"{policy}-{plan.training_id[:12]}"
-    steps = settings.max_steps or math.ceil(settings.epochs * stream.num_batches / settings.gradient_accumulation)
+    steps = num_steps(settings, stream.num_batches)
     model: Any
     model, tokenizer = load_start(identities.reference_folder(run.config), plan.start, resolve_device(run.config.model.device))
     model.requires_grad_(True)
@@ -156,9 +162,10 @@ def _trainer(run: Run, stream: MaskedStream, model: Any, arguments: Any, callbac
     from models.trainer import MaskedTrainer
 
     common = (model, arguments, _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches)
+    first = run.config.training.skip_batches
     if stream.has_pairs:
-        return PreferenceTrainer(*common, run.config.preference, callbacks=[callback])
-    return MaskedTrainer(*common, callbacks=[callback])
+        return PreferenceTrainer(*common, run.config.preference, first_batch=first, callbacks=[callback])
+    return MaskedTrainer(*common, first_batch=first, callbacks=[callback])
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -86,7 +86,10 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
     retention = retention[: settings.evaluation_limit]
     tokenization = release.run("training/tokenization_settings", tokenization_id=pointers["tokenization"]).fetchall()
     max_length = int(json.loads(tokenization[0][0])["max_length"])
-    counted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _UNCOUNTED}
+    uncounted = (
+        _UNCOUNTED if settings.skip_batches else _UNCOUNTED | {"skip_batches"}
+    )  # trainings from before the setting keep their identity
+    counted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in uncounted}
     described = {
         "mask": mask_id,
         "start": start_digest,

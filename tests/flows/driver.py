@@ -82,7 +82,17 @@ def _train(folder: str, overrides: list[str] | None = None, point: str | None = 
     return Project(Path(folder)).train(*(overrides or [])).checkpoint
 
 
-JOBS: dict[str, Callable[..., Any]] = {"value": _value, "train": _train}
+def _rounds(folder: str, overrides: list[str] | None = None, point: str | None = None, number: int = 1) -> Any:
+    """Run `rounds`, two of them."""
+    from flows.rounds import rounds
+    from tests.flows.world import Project
+
+    if point is not None:
+        POINTS[point](_Countdown(number))
+    return [one.training.checkpoint for one in rounds(str(Project(Path(folder)).config), list(overrides or []), 2)]
+
+
+JOBS: dict[str, Callable[..., Any]] = {"value": _value, "train": _train, "rounds": _rounds}
 
 
 class _Countdown:
@@ -177,7 +187,7 @@ POINTS: dict[str, Callable[[_Countdown], None]] = {
 
 
 IMPORTED = (
-    "accelerate", "transformers", "transformers.trainer", "flows.train_masked", "flows.value_tokens", "models.batches", "models.directions",
+    "accelerate", "transformers", "transformers.trainer", "flows.rounds", "flows.train_masked", "flows.value_tokens", "models.batches", "models.directions",
     "models.losses", "models.reference", "models.scoring", "models.trainer", "models.training", "tests.flows.world",
 )  # fmt: skip
 """Imported once, for all children."""

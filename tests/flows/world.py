@@ -198,13 +198,15 @@ def unplug(replace: Any) -> None:
 
     import flows.artifacts
     import flows.prune
+    import flows.rounds
     import flows.self_test
     import flows.study
     import flows.train_masked
     import flows.value_tokens
     from tasks import alerts, pruning, stages
 
-    for module in (alerts, stages, pruning, flows.prune, flows.self_test, flows.study, flows.train_masked, flows.value_tokens):
+    with_flows = (flows.prune, flows.rounds, flows.self_test, flows.study, flows.train_masked, flows.value_tokens)
+    for module in (alerts, stages, pruning, *with_flows):
         for name, found in list(vars(module).items()):
             if isinstance(found, Flow | Task):
                 replace(module, name, found.fn)

@@ -106,9 +106,9 @@ def gradient_of_a_step(folder, batches):
     return trainer.train().training_loss, gradients.found
 
 
-def trainer_of(model, args, batches, *, begins=None, expected=None):
+def trainer_of(model, args, batches, *, begins=None, expected=None, first_batch=0):
     total = sum(batch["num_supervised"] for batch in batches)
-    return MaskedTrainer(model, args, stream_of(batches, begins), total if expected is None else expected, len(batches))
+    return MaskedTrainer(model, args, stream_of(batches, begins), total if expected is None else expected, len(batches), first_batch)
 
 
 def weights_of(model):
@@ -461,3 +461,21 @@ def test_the_filler_row_of_the_stream_has_a_finite_loss_of_0():
     loss, num_supervised = masked_loss_sum(tiny_model()(input_ids=row, attention_mask=row + 1, use_cache=False).logits, row - 100)
     loss.backward()
     assert (loss.item(), int(num_supervised)) == (0.0, 0)
+
+
+def test_a_run_that_goes_on_behind_another_takes_the_batches_behind_and_counts_whole_epochs_alone(tmp_path):
+    batches, begins = make_batches(empty=()), []
+    whole = arguments(tmp_path / "whole", max_steps=7, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0)
+    model = tiny_model()
+    trainer_of(model, whole, batches).train()
+
+    halves = tiny_model()
+    for first, steps in ((0, 3), (3, 4)):  # the second begins inside the first epoch and ends inside the second
+        part = arguments(tmp_path / str(first), max_steps=steps, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0)
+        trainer_of(halves, part, batches, begins=begins, first_batch=first).train()
+    assert begins == [0, 3]
+    assert all(torch.equal(weights_of(model)[name], tensor) for name, tensor in weights_of(halves).items())
+
+    long = arguments(tmp_path / "long", max_steps=7)
+    with pytest.raises(SupervisedTokenMismatchError, match="end of epoch 1"):
+        trainer_of(tiny_model(), long, batches, expected=1, first_batch=3).train()

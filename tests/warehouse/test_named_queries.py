@@ -124,7 +124,7 @@ def test_run_costs_tell_rates_and_leave_out_what_a_run_did_not_do(reader):
     assert reader.named("run_costs", limit=1)["run_id"].to_list() == ["run2"]
 
 
-OTHERWISE_TESTED = {"run_costs", "lineage"}
+OTHERWISE_TESTED = {"run_costs", "lineage", "rounds"}
 """The latter in test_explain.py."""
 
 

@@ -1,0 +1,1 @@
+"""Masks on small models that were truly pre-trained, and on real target data: clean, or with corruption that is known token by token."""
