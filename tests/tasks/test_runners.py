@@ -193,7 +193,11 @@ def test_two_ray_workers_give_the_bits_of_one_process_also_when_one_is_killed_in
     project, expected = unscored
     diary = project.warehouse / "diary"
     diary.mkdir()
-    environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | {
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "600",
+    }
     done = subprocess.run(
         [sys.executable, "-c", RAY_RUN, str(project.folder), fate, *PINNED], cwd=Path(__file__).parents[2], env=environment,
         capture_output=True, text=True, timeout=1500,
