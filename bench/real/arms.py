@@ -91,7 +91,7 @@ def excess_loss(valued: Valued, base: nn.Module, clean: Sequences, settings: War
 def table_of(valued: Valued) -> TokenTable:
     """Put values and truth as the controlled world's scores read them."""
     place = np.concatenate([np.arange(len(positions)) for _, positions in valued.sequences])
-    columns = {**valued.columns, "position": place.astype(np.float64), "excess_loss": valued.columns["loss"] - valued.columns["ref_loss"]}
+    columns = {**valued.columns, "position": place.astype(np.float64)}
     return TokenTable(row=valued.row, place=place, is_bad=np.concatenate(valued.is_bad), is_end=valued.is_end, columns=columns)
 
 
@@ -109,7 +109,7 @@ def aurocs(valued: Valued, kinds: list[str], excess: NDArray[np.float64] | None)
     table = table_of(valued)
     inside = ~table.is_end
     kind = np.array(kinds)[table.row]
-    scores: dict[str, Any] = {}
+    scores: dict[str, Any] = {"loss − ref_loss": valued.columns["loss"] - valued.columns["ref_loss"]}
     for name, make in SCORES.items():
         try:
             scores[name] = make(table)

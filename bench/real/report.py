@@ -15,13 +15,19 @@ Name = tuple[str, str, str, str]
 
 
 def studies(rows: Sequence[Row]) -> dict[Name, Study]:
-    """Put the measurements of each cell together, over its seeds."""
+    """Put the measurements of each cell together, over the seeds in which `full`, `random` and `default` have every learning rate.
+
+    Arms that lack a learning rate or one of these seeds are left out: an unfinished run is no smaller one.
+
+    Returns:
+        a study per cell, those of which nothing is complete left out.
+    """
     found = {}
     for name in dict.fromkeys(name_of(row) for row in rows):
         own = [row for row in rows if name_of(row) == name]
         before = next(((row["target"], row["retention"]) for row in own if row["arm"] == "before"), None)
-        trained = [row for row in own if "rate" in row]
-        if before is None or not any(row["arm"] == "full" for row in trained):
+        trained = _complete([row for row in own if "rate" in row])
+        if before is None or not trained:
             continue
         arms = [Arm(row["arm"], row["rate"], row["seed"], row["target"], row["retention"], row["kept"]) for row in trained]
         arms.sort(key=lambda arm: -arm.learning_rate)
@@ -31,6 +37,17 @@ def studies(rows: Sequence[Row]) -> dict[Name, Study]:
     return found
 
 
+def _complete(trained: Sequence[Row]) -> list[Row]:
+    rates = {row["rate"] for row in trained if row["arm"] == "full"}
+    seeds_of: dict[str, set[int]] = {}
+    for arm, seed in dict.fromkeys((row["arm"], row["seed"]) for row in trained):
+        if rates == {row["rate"] for row in trained if (row["arm"], row["seed"]) == (arm, seed)}:
+            seeds_of.setdefault(arm, set()).add(seed)
+    needed = [seeds_of[arm] for arm in ("full", "random", "default") if arm in seeds_of]
+    seeds = set.intersection(*needed) if "full" in seeds_of else set()
+    return [row for row in trained if row["seed"] in seeds and seeds <= seeds_of.get(row["arm"], set())]
+
+
 def name_of(row: Row) -> Name:
     """Name the cell of a measurement, whatever its seed."""
     return (row["model"], row["data"], row["regime"], row["condition"])
@@ -38,7 +55,7 @@ def name_of(row: Row) -> Name:
 
 def gain_table(found: dict[Name, Study]) -> str:
     """Write the gains beyond the frontier, a column per cell: mean over seeds, least and largest."""
-    columns = {name: {g.policy: g for g in gains(study.before, whole(study))} for name, study in found.items()}
+    columns = {name: {g.policy: g for g in gains(study.before, study.arms)} for name, study in found.items()}
     policies = list(dict.fromkeys(policy for column in columns.values() for policy in column))
     policies.sort(key=lambda p: -statistics.fmean(c[p].mean for c in columns.values() if p in c))
     lines = ["| arm | " + " | ".join(" ".join(name) for name in columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -49,12 +66,6 @@ def gain_table(found: dict[Name, Study]) -> str:
             cells.append("" if one is None else f"{one.mean:+.3f} ({min(one.by_seed):+.3f} … {max(one.by_seed):+.3f})")
         lines.append(f"| {policy} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def whole(study: Study) -> list[Arm]:
-    """Leave out arms that do not have every seed yet."""
-    seeds = {arm.seed for arm in study.arms if arm.policy == "full"}
-    return [a for a in study.arms if {b.seed for b in study.arms if b.policy == a.policy} == seeds]
 
 
 def recovery_table(found: dict[Name, Study]) -> str:
@@ -96,7 +107,7 @@ def print_report(rows: Sequence[Row], svg: Path | None) -> None:
     """Print all tables, and write the plots."""
     found = studies(rows)
     for name, study in found.items():
-        said = verdict([g for g in gains(study.before, whole(study)) if g.policy not in ("oracle", "position_matched")])
+        said = verdict([g for g in gains(study.before, study.arms) if g.policy not in ("oracle", "position_matched")])
         tables = markdown(study).partition("\n")[2]  # what the product says first counts the oracle as a mask
         print(f"## {' '.join(name)}\n\n**{said}**\n{tables}")
         if svg is not None:

@@ -114,15 +114,17 @@ def measured(arm, rate, seed, target, retention):
     return {**named, "arm": arm, "rate": rate, "target": target, "retention": retention, "kept": 1.0, "value_s": 3.0, "train_cpu_s": 2.0}
 
 
-def test_the_report_leaves_out_arms_that_lack_a_seed_and_measures_others_against_the_frontier():
+def test_the_report_leaves_out_arms_that_lack_a_seed_or_a_rate_and_measures_others_against_the_frontier():
     rows = [{**measured("before", 0, 0, 3.0, 1.0)}]
     del rows[0]["rate"]
     for seed in (0, 1):
         rows += [measured("full", rate, seed, 2.0 + late, 2.0 - late) for rate, late in ((2e-3, 0.0), (1e-3, 0.5))]
-        rows.append(measured("good", 2e-3, seed, 2.0, 1.5))
-    rows.append(measured("unfinished", 2e-3, 0, 1.9, 1.0))
+        rows += [measured("good", 2e-3, seed, 2.0, 1.5), measured("good", 1e-3, seed, 2.5, 1.4), measured("half", 2e-3, seed, 1.9, 1.0)]
+    rows += [measured("unfinished", rate, 0, 1.9, 1.0) for rate in (2e-3, 1e-3)]
+    rows.append(measured("full", 2e-3, 2, 1.0, 1.0))  # a seed that has just begun
     found = report.studies(rows)
     table = report.gain_table(found)
     assert list(found) == [("m", "d", "novice", "clean")]
     assert "unfinished" not in table
+    assert "half" not in table
     assert "| good | +0.250 (+0.250 … +0.250) |" in table
