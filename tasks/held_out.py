@@ -49,7 +49,7 @@ def make_folds(
         training: gives the training sequences, of which low-rank forms are made.
 
     Returns:
-        the folds; none where no policy asks for them, or where the validation set is of pairs, which nothing is compared with.
+        the folds; none where no policy asks for them, or where the validation set is of pairs, with which nothing is compared.
 
     Raises:
         ValueError: the validation set is too small to be cut.

@@ -62,6 +62,8 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
     new = [e for e in fresh if e in set(train.example_ids)]
     lines.append(("score", _scoring(reader, how.tokenization_id, train.example_ids, len(new), ids)))
+    if train.kind == "preference":  # pairs are not compared
+        held_out = None
     if held_out is not None:
         unknown = len(set(fresh) & set(validation.example_ids))
         lines.append(("score, validation set", _scoring(reader, how.tokenization_id, validation.example_ids, unknown, held_out)))
@@ -127,12 +129,20 @@ def _directions(
         return identities.value_identities(config, scoring or _TO_BE_MADE, reference, adapt_digest or _TO_BE_MADE, stab or _TO_BE_MADE)
 
     ids = identify(adapt)
+    return made, ids, _held_out(config, find, rows, ids, scoring or _TO_BE_MADE, reference, identify)
+
+
+def _held_out(
+    config: Configuration, find: Callable[[str, str | None], str | None], rows: Sequence[identities.Link], ids: ValueIdentities,
+    scoring: str, reference: str, identify: Callable[[str | None], ValueIdentities],
+) -> ValueIdentities | None:  # fmt: skip
+    """Identify the values of the validation set; None where no policy compares with them."""
     if not config.keeps_auto or identities.pairs_of(rows):
-        return made, ids, None
+        return None
     if not config.needs_folds:
-        return made, ids, ids
-    folds = [None] * identities.FOLDS if not rows else _folds(config, find, rows, str(scoring), reference)
-    return made, ids, identities.held_out_identities(ids, [identify(one).adapt_values_id for one in folds])
+        return ids
+    folds = [None] * identities.FOLDS if not rows else _folds(config, find, rows, scoring, reference)
+    return identities.held_out_identities(ids, [identify(one).adapt_values_id for one in folds])
 
 
 def _folds(

@@ -255,12 +255,6 @@ PAPER_STABILITY_WEIGHT, PAPER_KEEP = 1.5, 0.5
 """λ and ρ of arXiv 2606.01635 Eq. 12."""
 
 
-def _default() -> PolicySettings:
-    """Write the policy that the evidence speaks for (docs/evidence.md): on single responses whatever the reference is not surprised by more than by clean ones."""
-    of_pairs = BranchSettings(weights=_components(), keep=0.7)
-    return PolicySettings(expression="-ref_loss", keep="auto", branches=dict.fromkeys(BRANCHES, of_pairs))
-
-
 def _paper() -> PolicySettings:
     """Write Eq. 12: Φ = adapt_direct + adapt_causal + λ (stab_direct + stab_causal) as they are; the best ρ of each response, none protected."""
     weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in DIRECTIONAL}
@@ -268,8 +262,7 @@ def _paper() -> PolicySettings:
 
 
 BUILT_IN: Mapping[str, PolicySettings] = MappingProxyType({
-    "default": _default(),
-    "components": PolicySettings(),
+    "default": PolicySettings(),
     "random": PolicySettings(select="random"),
     "full": PolicySettings(select="all", keep=1.0),
     "paper": _paper(),
