@@ -112,7 +112,7 @@ def aurocs(valued: Valued, kinds: list[str], excess: NDArray[np.float64] | None)
     scores: dict[str, Any] = {"loss − ref_loss": valued.columns["loss"] - valued.columns["ref_loss"]}
     for name, make in SCORES.items():
         try:
-            scores[name] = make(table)
+            scores[name] = make(table, table)
         except KeyError:  # a column that this table lacks
             continue
         if "window" not in name and name in POOLED:

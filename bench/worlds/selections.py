@@ -18,14 +18,16 @@ Normalise = Callable[[Column, Column], Column]
 FOUR = ("adapt_direct", "adapt_causal", "stab_direct", "stab_causal")
 
 
-def zscore(column: Column, among: Column) -> Column:
-    """Subtract the mean of a population and divide by its deviation; 0 where all of it are alike. NaN stays."""
+def zscore(column: Column, among: Column | None = None) -> Column:
+    """Subtract the mean of a population, by default the column itself, and divide by its deviation; 0 where all of it are alike. NaN stays."""
+    among = column if among is None else among
     deviation = np.nanstd(among)
     return (column - np.nanmean(among)) / deviation if deviation > 0 else column * 0.0
 
 
-def rank(column: Column, among: Column) -> Column:
-    """Scale average ranks among a population to [0, 1]; NaN stays."""
+def rank(column: Column, among: Column | None = None) -> Column:
+    """Scale average ranks among a population, by default the column itself, to [0, 1]; NaN stays."""
+    among = column if among is None else among
     ordered = np.sort(among[np.isfinite(among)])
     twice = np.searchsorted(ordered, column, "left") + np.searchsorted(ordered, column, "right") - 1
     return np.where(np.isfinite(column), twice / 2 / max(1, len(ordered) - 1), np.nan)
