@@ -240,7 +240,7 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
 
 def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> HeldOut:
     first_rows = _prepare(warehouse, policy, settings, snapshot="validation", scoring="held_out")
-    return HeldOut.read(TokenColumns(warehouse, folder, first_rows), settings)
+    return HeldOut.read(TokenColumns(warehouse, folder, first_rows, scoring="held_out"), settings)
 
 
 def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings, scoring: str) -> dict[str, int]:

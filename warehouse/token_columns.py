@@ -70,15 +70,16 @@ class TokenColumns:
         num_workers: threads that `each` uses.
     """
 
-    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int]) -> None:
+    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int], scoring: str = "scoring") -> None:
         """Read the sequences; no values yet.
 
         Args:
             warehouse: the open warehouse, with mask_sequences.
             folder: an empty folder for the columns.
             first_rows: for the contents and each group of values (`write.GROUPS`), the row of its table before which no sequence lies.
+            scoring: name of the pointer to the scoring.
         """
-        self.warehouse, self._folder, self.first_rows = warehouse, folder, first_rows
+        self.warehouse, self._folder, self.first_rows, self._scoring = warehouse, folder, first_rows, scoring
         self._held: dict[str, NDArray[Any]] = {}
         self._in_memory: set[str] = set()
         self._lock = Lock()
@@ -122,7 +123,7 @@ class TokenColumns:
     def read_values(self, name: str) -> None:
         """Read a stored column and put it aside; NaN where it is NULL."""
         group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(name.partition("_")[0], "signals")
-        self.read(name, "masks/read_column", np.float32, name=name, first_row=self.first_rows[group])
+        self.read(name, "masks/read_column", np.float32, name=name, first_row=self.first_rows[group], scoring=self._scoring)
 
     def values(self, name: str, block: Block) -> NDArray[np.floating]:
         """Give a column's values of a block; those of a direction times the weights of their sequences, in float64, where there are some."""
@@ -143,16 +144,23 @@ class TokenColumns:
             parameters: of the statement.
 
         Raises:
-            ValueError: a list is not as long as its response.
+            ValueError: a list is not as long as its response, or a sequence has none.
         """
         self._make(name, kind)
+        num_read = 0
         for batch in self.warehouse.batches(statement, _BATCH_SEQUENCES, **parameters):
             places, lists = batch.columns
+            num_read += len(places)
             if lists.null_count:
                 valid = lists.is_valid()
                 self._clear(name, places.filter(lists.is_null()).to_numpy())
                 places, lists = places.filter(valid), lists.filter(valid)
             self._place(name, places.to_numpy(), lists)
+        if num_read != len(self.lengths):
+            raise ValueError(
+                f"{self.warehouse.folder}: {num_read} of {len(self.lengths)} sequences have a row of {name}; the warehouse is damaged: value the "
+                "tokens again in a new warehouse.path"
+            )
 
     def _clear(self, name: str, places: Integers) -> None:
         nothing = np.nan if self._types[name].kind == "f" else 0
