@@ -145,6 +145,7 @@ def test_a_failed_command_names_itself_its_status_and_its_last_words():
     assert sys.executable in str(failed.value)
 
 
+@pytest.mark.slow
 def test_a_peer_that_cannot_be_had_is_told_and_the_table_goes_on_without_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
