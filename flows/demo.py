@@ -161,7 +161,7 @@ def _print_table(arms: list[Arm], console: Console) -> None:
     for name in ("mask", "tokens kept", "noise masked", "target loss", "retention loss"):
         table.add_column(name, justify="left" if name == "mask" else "right")
     names: dict[str, Any] = {
-        "full": "full (all tokens)", "random": "random, as many as auto", "default": "four components, 70%", "auto": "auto",
+        "full": "every token", "random": "random like auto", "default": "components, 70%", "auto": "auto",
     }  # fmt: skip
     for arm in arms:
         trained = arm.policy in names
