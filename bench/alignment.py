@@ -20,7 +20,6 @@ import itertools
 import json
 import os
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.measurements import add, earlier
 from models.batches import TokenBatch, collate
 from models.directions import cosine, divergence_gradient, in_scope, validation_gradient
 from models.fisher import Text, diagonal_fisher, sample_continuations, sample_sequences, whole_texts
@@ -172,7 +172,7 @@ def experiment(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if "retention 256" in args.sources:
         texts_by_source["retention 256"] = whole_texts(retention(tokenizer, 256, 0))
     fisher_by_source = {source: diagonal_fisher(reference, texts, scope) for source, texts in texts_by_source.items()}
-    done = {(r["model"], r["data"], r["steps"], r["seed"]) for r in _earlier(args.out)}
+    done = {(r["model"], r["data"], r["steps"], r["seed"]) for r in earlier(None, args.out)}
     for seed, steps, data in itertools.product(args.seeds, args.steps, args.data):
         if (name, data, steps, seed) in done:
             continue
@@ -200,11 +200,6 @@ def experiment(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "direct": spearman(measured[candidate][0], measured["truth"][0]),
                 "causal": spearman(measured[candidate][1], measured["truth"][1]),
             }  # fmt: skip
-
-
-def _earlier(path: Path | None) -> list[dict[str, Any]]:
-    """Read the measurements of an interrupted run, which are not made again."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path is not None and path.is_file() else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -243,20 +238,14 @@ def main() -> None:
     if args.stories < 32:
         parser.error(f"--stories {args.stories}: at least 32, to be halved in batches of 16")
     if args.read is not None:
-        print(table([json.loads(line) for path in args.read for line in path.read_text(encoding="utf-8").splitlines()]))
+        print(table(earlier(args.read, None)))
         return
     if not (REAL / "models").is_dir():
         print(f"no real models at {REAL}; set ALPHATOKEN_REAL to a folder with models/ and data/")
         return
-    rows = _earlier(args.out)
+    rows = earlier(None, args.out)
     for name in args.models:
-        for row in experiment(name, args):
-            rows.append(row)
-            if args.out is not None:
-                with args.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-            sys.stderr.write(f"\r{len(rows)} measured")
-    sys.stderr.write("\n")
+        add(rows, experiment(name, args), args.out)
     print(table(rows))
 
 

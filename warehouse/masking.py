@@ -78,7 +78,8 @@ class HeldOut:
         """Read what the policy names, while mask_sequences holds the validation set."""
         for name in settings.stored_columns():
             columns.read_values(name)
-        read_positions(columns)
+        if settings.window > 1:
+            read_positions(columns)
         return cls(columns, _protected(columns, settings))
 
 

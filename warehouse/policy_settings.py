@@ -135,6 +135,8 @@ class PolicySettings:
             raise ValueError(f"window: got {self.window}, expected an odd number of positions, such as 9; 1 pools nothing")
         if self.min_kept < 0:
             raise ValueError(f"min_kept: got {self.min_kept}, expected a number of tokens, 0 or more; 0 lets a response lose them all")
+        if self.soft == "score" and self.select == "random":
+            raise ValueError("soft: got score with select: random, expected rank or none: scores at random are no weights")
         self._check_score()
         self._check_auto()
         if unknown := sorted(set(self.branches) - set(BRANCHES)):
@@ -165,8 +167,6 @@ class PolicySettings:
             raise ValueError(f'weights: got {dict(self.weights)}, expected a weight other than 0; to keep every token, set select: "all"')
 
     def _check_auto(self) -> None:
-        if self.soft == "score" and self.select == "random":
-            raise ValueError("soft: got score with select: random, expected rank or none: scores at random are no weights")
         if self.keep != "auto":
             return
         if self.threshold is not None:

@@ -11,8 +11,6 @@ data are read from ../shared/real, or from ALPHATOKEN_REAL.
 
 import argparse
 import itertools
-import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +19,10 @@ from typing import Any
 
 import torch
 
+from bench.measurements import Row, add, earlier
 from bench.real import arms as selection
 from bench.real.data import CONDITIONS, FILES, LENGTHS, REAL, Example, Split, corrupted, read, split
-from bench.real.report import Row, print_report
+from bench.real.report import print_report
 from bench.real.training import base_folder, batches_of, measure, story_sequences, tokenized, train
 from bench.real.values import BASELINES, Valued, configuration, value
 from models.reference import load_model, load_tokenizer
@@ -163,18 +162,11 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, and print the tables."""
     args = _arguments()
-    files = args.read or ([args.out] if args.out and args.out.is_file() else [])
-    rows: list[Row] = [json.loads(line) for path in files for line in path.open(encoding="utf-8")]
+    rows = earlier(args.read, args.out)
     if args.read is None:
         configure()
         torch.set_num_threads(1)
-        for row in measured(args, {row["key"] for row in rows}):
-            rows.append(row)
-            if args.out is not None:
-                with args.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-            sys.stderr.write(f"\r{len(rows)} measured: {row['key']}          ")
-        sys.stderr.write("\n")
+        add(rows, measured(args, {row["key"] for row in rows}), args.out)
     print_report(rows, args.svg)
 
 

@@ -4,12 +4,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from bench.measurements import Row
 from reports.frontier import Arm, gains, verdict
 from reports.study import Study, markdown, plot
 
-Row = dict[str, Any]
 Name = tuple[str, str, str, str]
 """Model, data, regime, condition."""
 

@@ -9,9 +9,7 @@ python -m bench.worlds auroc --read rows.jsonl                 # the table of an
 """
 
 import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bench.measurements import Row, add, earlier
 from bench.worlds.base import REGIMES, SHAPES, examples_of, measure, pretrained
 from bench.worlds.damage import DAMAGE, TrainingExample, training_data
 from bench.worlds.selections import SCORES, keep_auto, keep_share, shuffled
 from bench.worlds.skills import chain
-from bench.worlds.tables import Row, auroc_tables, frontier_table, gain_table, recovery_table, write_plots
+from bench.worlds.tables import auroc_tables, frontier_table, gain_table, recovery_table, write_plots
 from bench.worlds.values import TokenTable, Valued, auroc, copy_of, encoded, score
 from models.settings import WarmupSettings
 from models.training import fit
@@ -193,17 +192,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, and print the table."""
     args = _arguments()
-    earlier = [json.loads(line) for path in args.read or ([args.out] if args.out and args.out.is_file() else []) for line in path.open()]
-    rows = earlier
+    rows = earlier(args.read, args.out)
     if args.read is None:
         make = {"auroc": auroc_rows, "frontier": frontier_rows}[args.what]
-        for row in make(args, {row["key"] for row in rows}):
-            rows.append(row)
-            if args.out is not None:
-                with args.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-            sys.stderr.write(f"\r{len(rows)} measured: {row['key']}          ")
-        sys.stderr.write("\n")
+        add(rows, make(args, {row["key"] for row in rows}), args.out)
     mine = [row for row in rows if row["key"].startswith(args.what)]
     tables = [auroc_tables] if args.what == "auroc" else [frontier_table, gain_table, recovery_table]
     print("\n\n".join(table(mine) for table in tables))

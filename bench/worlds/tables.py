@@ -3,13 +3,10 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from bench.measurements import Row
 from reports.frontier import Arm, gains
 from reports.study import Study, plot
-
-Row = dict[str, Any]
-"""A measurement, named by its `key`."""
 
 
 def auroc_tables(rows: Iterable[Row]) -> str:
