@@ -5,6 +5,7 @@ their tangents passed through the function alone; pointwise ones need their slop
 """
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ Moved = tuple[Tensor | None, ...]
 
 Derivatives = list[list[Tensor | None] | None]
 """Per direction the tangents of a function's floating-point outputs; None where all are zero."""
+
+_FORWARD_MODE = Lock()
+"""Held in torch's forward mode, whose level belongs to the process: of two threads that enter it, the second is refused as nested."""
 
 _HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}
 _LINEAR = frozenset({
@@ -170,7 +174,7 @@ def _slope(func: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: d
         backward = torch.ops.aten.silu_backward if name == "silu" else torch.ops.aten.gelu_backward
         slope: Tensor = backward(one, x, **shape)
         return slope
-    with forward_ad.dual_level():
+    with _FORWARD_MODE, forward_ad.dual_level():
         output = func(forward_ad.make_dual(x, torch.ones_like(x)), *args, **kwargs)  # type: ignore[no-untyped-call]
         return forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call,no-any-return]
 
@@ -235,6 +239,6 @@ def _jvp(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         tangent = view.of(value, k)
         return value.detach() if tangent is None else forward_ad.make_dual(value.detach(), tangent)  # type: ignore[no-untyped-call]
 
-    with forward_ad.dual_level():
+    with _FORWARD_MODE, forward_ad.dual_level():
         output = func(*tree_map(dual, args), **tree_map(dual, kwargs))
         return [forward_ad.unpack_dual(o).tangent for o in float_tensors(output)]  # type: ignore[no-untyped-call]

@@ -159,7 +159,11 @@ def _may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     Returns:
         whether to try again.
     """
-    return not isinstance(state.result(raise_on_failure=False), OutOfMemoryInBatchError)
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, OutOfMemoryInBatchError):
+        return False
+    logger.warning("%s failed and is tried again if a try is left: %s: %s", run.name, type(error).__name__, error)
+    return True
 
 
 def share(

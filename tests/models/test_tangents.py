@@ -1,9 +1,13 @@
 """Rules of models/tangents.py in place, in error, and on parameters that appear outside layers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from models.meeting import Meeting
+from models.rules import attach, derive
 from models.tangents import Tangents, carried_by
 
 
@@ -46,3 +50,22 @@ def test_parameters_are_left_as_they_were():
     with pytest.raises(RuntimeError, match="boom"), carried_by(layer, [{"weight": torch.ones(4, 4)}]):
         raise RuntimeError("boom")
     assert not hasattr(layer.weight, "_tangents")
+
+
+@pytest.mark.parametrize("function", [torch.Tensor.erf, torch.Tensor.tanh], ids=["a function without a rule", "a pointwise one"])
+def test_threads_take_turns_in_the_forward_mode_of_torch(function):
+    def slowly(x):
+        time.sleep(0.02)  # without turns, both threads are in the forward mode at one time
+        return function(x)
+
+    slowly.__name__ = function.__name__
+
+    def derived(scale):
+        x = torch.full((3,), scale, requires_grad=True)
+        attach(x, (torch.ones(3),))
+        return derive(slowly, (x,), {}, 1)[0][0]
+
+    with ThreadPoolExecutor(2) as threads:
+        tangents = list(threads.map(derived, [1.0, 2.0] * 5))
+    assert all(torch.equal(one, tangents[n % 2]) for n, one in enumerate(tangents))
+    assert not torch.equal(tangents[0], tangents[1])
