@@ -20,6 +20,7 @@ def do_job(here: Path, job: int, num_examples: int) -> None:
         {
             "data": {"train": "train.jsonl", "validation": "train.jsonl"}, "model": {"reference": "none"},
             "scoring": {"batch_tokens": 512, "part_tokens": 2048}, "warehouse": {"path": "warehouse", "keep_releases": 2},
+            "policy": {"default": {}},
         }, here, "bench.kills",
     )  # fmt: skip
     run = Run.begin(JOBS[job], config)

@@ -33,26 +33,29 @@ from warehouse.policies import BUILT_IN, PolicySettings, write_mask
 from warehouse.read import Reader
 from warehouse.release import current_release, write_release
 from warehouse.settings import MEMORY_LIMIT
-from warehouse.write import ValueIdentities, commit_shard, write_scoring, write_sequences, write_snapshot
+from warehouse.write import ValueIdentities, commit_shard, write_held_out, write_scoring, write_sequences, write_snapshot
 
 _IDS = ValueIdentities("A", "S", "G", "R")
 _EXPRESSION = "adapt_direct + adapt_causal + stab_direct + stab_causal - 0.5 * ref_loss"
 POLICIES = {
-    "default": BUILT_IN["default"],
-    "random": BUILT_IN["random"],
+    "default": PolicySettings(),
+    "random": PolicySettings(select="random"),
     "expression": PolicySettings(expression=_EXPRESSION),
     "window 9": PolicySettings(window=9),
     "scope data set": PolicySettings(scope="dataset"),
     "soft ranks": PolicySettings(soft="rank"),
     "ranks over the data set": PolicySettings(normalization="rank"),
     "ranks over responses": PolicySettings(normalization="rank", normalize_over="response"),
+    "keep auto": BUILT_IN["default"],
 }
-"""Policies by the names that are printed; those of `MASKS` have a plain counterpart."""
+"""Policies by the names that are printed; those of `MASKS` have a plain counterpart. `default` is here what a configuration's `default: {}` is, the
+four components at a fixed share; what needs no entry there is `keep auto`."""
 
 _QUERIES = (
     "kept_by_source", "value_by_source", "top_tokens", "kept_by_position_decile", "kept_by_token_class", "nothing_kept", "mask_overlap",
     "value_by_position_decile", "end_of_turn_value", "corrupted_spans",
 )  # fmt: skip
+_VALIDATION_TOKENS = 50_000
 _MOST_EXAMPLES = 80_000  # of the file that ingest reads; its time is linear in them
 
 
@@ -94,13 +97,24 @@ def bench_commit(bench: Bench) -> dict[str, Case]:
         snapshot = Case()
         found = ingested(pl.concat(examples))
         snapshot_id = snapshot.ours(write_snapshot, warehouse, "train", found, "run")
-        write_scoring(warehouse, _IDS, "tokens", snapshot_id, {}, "run")
+        validation_id = _write_validation(warehouse)
+        write_scoring(warehouse, _IDS, "tokens", snapshot_id, {}, "run", validation_id=validation_id)
+        write_held_out(warehouse, _IDS, "tokens", {}, "run")
     found.examples.write_parquet(bench.folder / "examples.parquet")
     size, raw_size = (path.stat().st_size for path in (bench.folder / "warehouse" / DATABASE, bench.folder / "raw.duckdb"))
     values.note = f"{num_tokens / values.seconds[0] / 1e6:.1f}M tokens/s; plain: sequences as well"
     values.rates, sequences.rates = {"million tokens": num_tokens / 1e6}, {"bytes per token": size / num_tokens}
     sequences.note = f"{size / num_tokens:.1f} bytes per token in all, plain {raw_size / num_tokens:.1f}"
     return {"commit sequences": sequences, "commit seven columns": values, "store the snapshot": snapshot}
+
+
+def _write_validation(warehouse: Warehouse) -> str:
+    """Store the set that `keep: auto` compares with, valued like the training data."""
+    validation = list(shards(_VALIDATION_TOKENS, seed=1_000_000))
+    for shard in validation:
+        write_sequences(warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
+        _commit(warehouse, shard)
+    return write_snapshot(warehouse, "validation", ingested(pl.concat(shard.examples for shard in validation)), "run")
 
 
 def _commit(warehouse: Warehouse, shard: Shard) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.warehouse_case import Bench, Case
 from bench.warehouse_data import shards
 from warehouse.connect import writer_lock
-from warehouse.policies import BUILT_IN, PolicySettings, write_mask
+from warehouse.policies import PolicySettings, write_mask
 from warehouse.read import Reader
 from warehouse.release import write_release
 from warehouse.write import commit_shard
@@ -23,7 +23,7 @@ def bench_readers(bench: Bench) -> dict[str, Case]:
     folder, repeats = bench.folder / "warehouse", max(bench.repeats, 3)
     cases = {name: Case(note="plain: without the reader") for name in ("commit", "mask", "release")}
     with bench.warehouse() as warehouse:  # so that the reader has something to ask
-        write_mask(warehouse, "default", BUILT_IN["default"], "run")
+        write_mask(warehouse, "default", PolicySettings(), "run")
     write_release(folder, 1)
     for repeat in range(2 * repeats):
         if repeat % 2 == 0:

@@ -36,9 +36,8 @@ scoring:
   warmup: {steps: 40, batch_size: 16, learning_rate: 1.0e-3, seed: 7}
   fisher: {num_sequences: 128, num_tokens: 64}
 policy:
-  auto: {expression: "-ref_loss", keep: auto}                    # what does not surprise the base model more than clean responses do
-  random: {select: random, expression: "-ref_loss", keep: auto}  # as many tokens of each response
-training: {policy: auto, batch_size: 16, epochs: 2, learning_rate: 5.0e-4, seed: 7}
+  components: {keep: 0.7}  # the four components, z-scores: the best of each response, beside the built-in `default` and `random`
+training: {batch_size: 16, epochs: 2, learning_rate: 5.0e-4, seed: 7}
 warehouse: {path: warehouse-vSCHEMA}
 """.replace("SCHEMA", str(SCHEMA_VERSION))  # an older demo's warehouse is left alone
 
@@ -67,7 +66,7 @@ def run_demo(folder: Path | None = None) -> list[Arm]:
         folder: where to put it; a folder of the user's cache when absent.
 
     Returns:
-        the table's rows: before, full, random, default, auto.
+        the table's rows: before, full, random, components, default.
     """
     console = Console()
     began = time.monotonic()
@@ -79,7 +78,7 @@ def run_demo(folder: Path | None = None) -> list[Arm]:
     config = folder / "alphatoken.yaml"
     done = value_tokens(str(config))
     print_rows(rows(done.counts), title="values and masks")
-    receipts = {policy: train_masked(str(config), (), policy) for policy in ("full", "random", "default", "auto")}
+    receipts = {policy: train_masked(str(config), (), policy) for policy in ("full", "random", "components", "default")}
     with Reader(load(config).warehouse_folder) as reader:
         _show_response(reader)
         shares = {str(row[0]): row[1:] for row in reader.con.execute(_SHARES).fetchall()}
@@ -143,13 +142,13 @@ def _show_response(reader: Reader) -> None:
         """
         WITH chosen AS (
             SELECT masks.example_id FROM token_masks AS masks JOIN examples USING (example_id)
-            WHERE policy = 'auto' AND source = 'noisy'
+            WHERE policy = 'default' AND source = 'noisy'
             GROUP BY masks.example_id ORDER BY avg(keep::INT), masks.example_id LIMIT 1
         )
         SELECT tokens.token, tokens.adapt_direct + tokens.adapt_causal AS score, masks.keep
         FROM token_values AS tokens
         JOIN token_masks AS masks USING (sequence_id, position)
-        WHERE tokens.example_id = (SELECT example_id FROM chosen) AND masks.policy = 'auto'
+        WHERE tokens.example_id = (SELECT example_id FROM chosen) AND masks.policy = 'default'
         ORDER BY tokens.position
         """
     )
@@ -161,7 +160,7 @@ def _print_table(arms: list[Arm], console: Console) -> None:
     for name in ("mask", "tokens kept", "noise masked", "target loss", "retention loss"):
         table.add_column(name, justify="left" if name == "mask" else "right")
     names: dict[str, Any] = {
-        "full": "every token", "random": "random like auto", "default": "components, 70%", "auto": "auto",
+        "full": "every token", "random": "random like default", "components": "components, 70%", "default": "default",
     }  # fmt: skip
     for arm in arms:
         trained = arm.policy in names

@@ -29,15 +29,15 @@ scoring:
   fisher: {{source: self, num_sequences: 256, num_tokens: 128}}   # texts of the stability direction: self, prompts or retention
   stability: {{form: divergence, scope_exclude: [], scaling: none}}   # form: divergence or fisher_drift (the paper's)
 
-policy:
-  default:                       # the four components, z-scores over the data set, the best 70% of each response
+policy:                          # `default` needs no entry: it masks what surprises the reference more than the validation responses do
+  components:                    # one of your own: the four components, z-scores over the data set, the best 70% of each response
     weights: {{adapt_direct: 1.0, adapt_causal: 1.0, stab_direct: 1.0, stab_causal: 1.0}}
     normalization: zscore        # none, zscore or rank
     scope: response              # response, source or dataset
     keep: 0.7
 
 training:
-  policy: default                # whose mask; `random` and `full` exist, too
+  policy: default                # whose mask; `random`, `full` and those above exist, too
   epochs: 1
   batch_size: 16
   learning_rate: 5.0e-4

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -21,8 +22,7 @@ class Progress:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
             console=console, transient=True, disable=not self._terminal,
         )  # fmt: skip
-        self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, float] = {}
+        self._stages: dict[str, _Stage] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -33,21 +33,40 @@ class Progress:
         self._bars.stop()
 
     def steps(self, what: str, done: int, total: int) -> None:
-        """Report steps of a stage."""
-        self._show(what, done, total, "")
+        """Report steps of a stage; fewer than before, and it has begun anew, as the trainings of a study do."""
+        self._show(self._stage(what, done), what, done, total, "")
 
     def tokens(self, done: int, total: int) -> None:
         """Report tokens valued."""
-        elapsed = time.monotonic() - self._began.get("valuing tokens", time.monotonic())
-        self._show("valuing tokens", done, total, f"{done / elapsed:,.0f} tokens/s" if elapsed > 0 else "")
+        stage = self._stage("valuing tokens", done)
+        elapsed = time.monotonic() - stage.began
+        self._show(stage, "valuing tokens", done, total, f"{(done - stage.first) / elapsed:,.0f} tokens/s" if elapsed > 0 else "")
 
-    def _show(self, what: str, done: int, total: int, rate: str) -> None:
+    def _stage(self, what: str, done: int) -> "_Stage":
+        known = self._stages.get(what)
+        if known is None or done < known.done:
+            bar = self._bars.add_task(what, total=None, rate="") if known is None else known.bar
+            if known is not None:
+                self._bars.reset(bar)
+            known = self._stages[what] = _Stage(bar, time.monotonic(), done)
+        known.done = done
+        return known
+
+    def _show(self, stage: "_Stage", what: str, done: int, total: int, rate: str) -> None:
         now = time.monotonic()
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, rate="")
-            self._began[what] = now
-        self._bars.update(self._tasks[what], completed=done, total=total, rate=rate)
+        self._bars.update(stage.bar, completed=done, total=total, rate=rate)
         if not self._terminal and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            left = (now - self._began[what]) * (total - done) / max(done, 1)
-            sys.stderr.write(f"{what}: {done:,} of {total:,} {rate}, about {left:,.0f} s left\n")
+            counted = done - stage.first
+            left = f", about {(now - stage.began) * (total - done) / counted:,.0f} s left" if counted else ""
+            sys.stderr.write(f"{what}: {done:,} of {total:,}{f' {rate}' if rate else ''}{left}\n")
+
+
+@dataclass
+class _Stage:
+    """A stage that is told about: its bar, and what its rate counts from (the first report, which comes when something is done)."""
+
+    bar: TaskID
+    began: float
+    first: int
+    done: int = 0

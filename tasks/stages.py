@@ -137,7 +137,7 @@ def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenizati
         artifact = _ProgressArtifact(progress.tokens)
         counts = scoring.score(warehouse, run, setup, snapshot_id, tokenization_id, artifact)
         validation_id = setup.described["validation_snapshot"]
-        compares = run.config.keeps_auto and warehouse.one("ingest/get_kind", snapshot_id=snapshot_id) != ("preference",)
+        compares = run.config.keeps_auto and warehouse.one("ingest/get_kind", snapshot_id=snapshot_id, role="train") != ("preference",)
         for sequence_ids, of_fold in held_out.setups(setup) if compares else ():
             counts += scoring.score(warehouse, run, of_fold, validation_id, tokenization_id, artifact, sequence_ids)
         write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id, validation_id=validation_id)

@@ -137,9 +137,9 @@ def _held_out(
     scoring: str, reference: str, identify: Callable[[str | None], ValueIdentities],
 ) -> ValueIdentities | None:  # fmt: skip
     """Identify the values of the validation set; None where no policy compares with them."""
-    if not config.keeps_auto or identities.pairs_of(rows):
+    if not config.keeps_auto:
         return None
-    if not config.needs_folds:
+    if not config.needs_folds or identities.pairs_of(rows):
         return ids
     folds = [None] * identities.FOLDS if not rows else _folds(config, find, rows, scoring, reference)
     return identities.held_out_identities(ids, [identify(one).adapt_values_id for one in folds])

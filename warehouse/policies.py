@@ -239,7 +239,9 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
 
 
 def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> HeldOut:
-    first_rows = _prepare(warehouse, policy, settings, snapshot="validation", scoring="held_out")
+    kind = warehouse.one("ingest/get_kind", snapshot_id=warehouse.pointer("validation"), role="validation")
+    branch = "chosen" if kind == ("preference",) else None  # of pairs, the responses that the training data ought to look like
+    first_rows = _prepare(warehouse, policy, settings, branch, snapshot="validation", scoring="held_out")
     return HeldOut.read(TokenColumns(warehouse, folder, first_rows, scoring="held_out"), settings)
 
 

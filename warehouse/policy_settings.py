@@ -255,6 +255,12 @@ PAPER_STABILITY_WEIGHT, PAPER_KEEP = 1.5, 0.5
 """λ and ρ of arXiv 2606.01635 Eq. 12."""
 
 
+def _default() -> PolicySettings:
+    """Mask what surprises the reference model more than clean responses do (docs/evidence.md); of pairs, keep a share by the four components."""
+    components = BranchSettings(weights=_components(), keep=0.7)
+    return PolicySettings(expression="-ref_loss", keep="auto", branches=dict.fromkeys(BRANCHES, components))
+
+
 def _paper() -> PolicySettings:
     """Write Eq. 12: Φ = adapt_direct + adapt_causal + λ (stab_direct + stab_causal) as they are; the best ρ of each response, none protected."""
     weights = {name: PAPER_STABILITY_WEIGHT if name.startswith("stab") else 1.0 for name in DIRECTIONAL}
@@ -262,9 +268,10 @@ def _paper() -> PolicySettings:
 
 
 BUILT_IN: Mapping[str, PolicySettings] = MappingProxyType({
-    "default": PolicySettings(),
-    "random": PolicySettings(select="random"),
+    "default": _default(),
+    "random": replace(_default(), select="random"),
     "full": PolicySettings(select="all", keep=1.0),
     "paper": _paper(),
 })
-"""Policies that need no configuration. `full` is `select="all"`: with keep = 1 alone, tokens without a value would be dropped."""
+"""Policies that need no configuration. One that is named there starts from the fields of `PolicySettings`, `default` too. `full` is `select="all"`:
+with keep = 1 alone, tokens without a value would be dropped."""

@@ -15,7 +15,7 @@ from models.settings import WarmupSettings
 from models.training import Sequences, fit
 
 OF_THE_BENCH = ("oracle", "position_matched", "rho1", "dft")
-"""Arms whose selection no column of the store gives: the truth; chance at the default's rate at every place of a response; excess loss over a
+"""Arms whose selection no column of the store gives: the truth; chance at the rate of `four_zscores` at every place of a response; excess loss over a
 model trained on clean rows (Rho-1); every token, weighed by its probability while training (dynamic fine-tuning)."""
 
 WINDOW = 9
@@ -37,7 +37,7 @@ def weights_of(arm: str, valued: Valued, paper: Valued | None, excess: NDArray[n
     if arm == "oracle":
         return [[float(not bad) for bad in row] for row in valued.is_bad]
     if arm == "position_matched":
-        return position_matched(valued.weights["default"], seed)
+        return position_matched(valued.weights["four_zscores"], seed)
     if arm == "rho1":
         assert excess is not None, "rho1 needs the excess losses"
         return rows_of(keep_share(excess, table_of(valued), 0.7), valued)

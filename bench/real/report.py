@@ -14,7 +14,7 @@ Name = tuple[str, str, str, str]
 
 
 def studies(rows: Sequence[Row]) -> dict[Name, Study]:
-    """Put the measurements of each cell together, over the seeds in which `full`, `random` and `default` have every learning rate.
+    """Put the measurements of each cell together, over the seeds in which `full`, `random` and `four_zscores` have every learning rate.
 
     Arms that lack a learning rate or one of these seeds are left out: an unfinished run is no smaller one.
 
@@ -42,7 +42,7 @@ def _complete(trained: Sequence[Row]) -> list[Row]:
     for arm, seed in dict.fromkeys((row["arm"], row["seed"]) for row in trained):
         if rates == {row["rate"] for row in trained if (row["arm"], row["seed"]) == (arm, seed)}:
             seeds_of.setdefault(arm, set()).add(seed)
-    needed = [seeds_of[arm] for arm in ("full", "random", "default") if arm in seeds_of]
+    needed = [seeds_of[arm] for arm in ("full", "random", "four_zscores") if arm in seeds_of]
     seeds = set.intersection(*needed) if "full" in seeds_of else set()
     return [row for row in trained if row["seed"] in seeds and seeds <= seeds_of.get(row["arm"], set())]
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_kills_at_random_times_lose_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "bench.kills", "--kills", "5", "--examples", "40", "--seed", "1"],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT, capture_output=True, text=True, timeout=400, env={**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "5 kills in " in done.stdout

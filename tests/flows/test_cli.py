@@ -279,13 +279,14 @@ def test_init_writes_the_defaults_that_the_settings_have(call, tmp_path):
     from models.settings import ScoringSettings
     from models.training_settings import TrainingSettings
     from tasks.settings import load
-    from warehouse.policies import BUILT_IN
+    from warehouse.policies import BUILT_IN, PolicySettings
 
     path = tmp_path / "alphatoken.yaml"
     call("init", path, "--model", "m", "--train", "t", "--validation", "v")
     loaded = load(path)
     fitting = {name: policy for name, policy in BUILT_IN.items() if policy.estimator in (None, loaded.scoring.estimator)}
-    assert (loaded.scoring, loaded.training, loaded.policies()) == (ScoringSettings(), TrainingSettings(), fitting)
+    assert (loaded.scoring, loaded.training) == (ScoringSettings(), TrainingSettings())
+    assert loaded.policies() == {**fitting, "components": PolicySettings()}
 
 
 def test_faults_of_ours_keep_their_traceback(monkeypatch):

@@ -128,6 +128,28 @@ def test_pruning_keeps_the_validation_sets_scoring_with_its_own(valued_auto, tmp
     assert not project.value(AUTO).counts["score"]["num_sequences"]
 
 
+def test_of_a_validation_set_of_pairs_the_chosen_responses_are_compared_with(template, tmp_path):
+    from tasks.settings import load
+    from tasks.status import plan
+    from warehouse.read import Reader
+
+    project, default = Project.copy_of(template, tmp_path / "project"), 'policy.default={expression: "-ref_loss", keep: auto}'
+    rows = [row | {"chosen": row["response"], "rejected": " ".join(reversed(row["response"].split()))} for row in purchases(77, 14)]
+    write_rows(project.folder / "validation.jsonl", [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
+    project.value(default)
+    told = json.loads(project.sql("SELECT settings FROM masks WHERE policy = 'default'")[0][0])
+    chosen = project.live(
+        """
+        SELECT sum(len(response_positions) - len(list_intersect(end_of_turn_positions, response_positions)))
+        FROM (SELECT DISTINCT sequence_id FROM record.example_sequences WHERE branch = 'chosen') JOIN record.sequences USING (sequence_id)
+        """
+    )
+    assert [(told["auto"]["num_clean"],)] == chosen
+    with Reader(project.warehouse) as reader:
+        lines = dict(plan(load(project.config, [default]), reader))
+    assert (lines["mask default"], lines["score, validation set"]) == ("unchanged", "nothing: 0 tokens")
+
+
 def test_a_small_validation_set_is_told(template, tmp_path):
     project = Project.copy_of(template, tmp_path / "project")
     with pytest.raises(ValueError, match=f"6 different usable sequences, and {2 * FOLDS} are needed"):

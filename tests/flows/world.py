@@ -37,6 +37,7 @@ def make_template(folder: Path) -> Path:
             "batch_tokens": 256, "part_tokens": 256,
             "warmup": {"steps": 6, "batch_size": 8, "learning_rate": 3e-3}, "fisher": {"num_sequences": 8, "num_tokens": 16},
         },
+        "policy": {"default": {}},  # every value of every token decides, and no value of the validation set is asked for
         "training": {"batch_size": 8, "max_steps": 6, "learning_rate": 3e-3, "save_steps": 2},
         "warehouse": {"path": "warehouse", "lock_timeout_s": 1},
     }  # fmt: skip

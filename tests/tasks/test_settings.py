@@ -326,4 +326,4 @@ def test_the_written_template_loads_into_what_was_given_and_the_defaults(tmp_pat
     plain = build({"data": {"train": train, "validation": "val.jsonl"}, "model": {"reference": "org/model"}}, tmp_path, "")
     assert (config.scoring, config.training, config.warehouse) == (plain.scoring, plain.training, plain.warehouse)
     assert config.data.tokenize == plain.data.tokenize
-    assert config.policies() == plain.policies()
+    assert config.policies() == {**plain.policies(), "components": PolicySettings()}

@@ -202,8 +202,8 @@ def test_full_keeps_every_response_token_and_the_others_none_without_a_loss(ware
     direct = [None, 1.0, 2.0]
     fill(warehouse, [Sequence("s", [0, 1, 2], dict.fromkeys(COLUMNS[:4], direct)), Sequence("none", [0], {}), Sequence("empty", [], {})])
     assert mask_of(warehouse, BUILT_IN["full"]) == {"s": [True, True, True], "none": [True], "empty": []}
-    for name in ("default", "random"):
-        assert mask_of(warehouse, replace(BUILT_IN[name], keep=1.0)) == {"s": [False, True, True], "none": [False], "empty": []}
+    for policy in (PolicySettings(keep=1.0), PolicySettings(select="random", keep=1.0)):
+        assert mask_of(warehouse, policy) == {"s": [False, True, True], "none": [False], "empty": []}
 
 
 def test_a_threshold_keeps_every_score_that_reaches_it_in_units_of_the_score_and_the_minimum_of_each_response(warehouse):
@@ -307,8 +307,8 @@ def test_random_has_the_rate_of_a_selection_by_value(warehouse):
     values = dict.fromkeys(COLUMNS[:4], [None] + [float(i) for i in range(24)])
     fill(warehouse, [Sequence(name, list(range(25)), values, end_of_turn=tuple(range(15, 25))) for name in "abcd"])
     for scope, num_kept in (("response", 4 * (10 + 7)), ("dataset", 40 + 28)):  # eligible: positions 1 to 14, half of them kept
-        for name in ("default", "random"):
-            mask = mask_of(warehouse, replace(BUILT_IN[name], keep=0.5, scope=scope))
+        for select in ("value", "random"):
+            mask = mask_of(warehouse, PolicySettings(select=select, keep=0.5, scope=scope))
             assert sum(map(sum, mask.values())) == num_kept
             assert not any(kept[0] for kept in mask.values())
 
@@ -318,11 +318,11 @@ def test_appended_sequences_do_not_reshuffle_random_in_the_scope_of_responses(wa
         return [Sequence(n, list(range(5, 25)), {"adapt_direct": [1.0] * 20}, sources=("x",)) for n in names]
 
     fill(warehouse, sequences("bdf"))
-    before = mask_of(warehouse, BUILT_IN["random"])
+    before = mask_of(warehouse, PolicySettings(select="random"))
     append(warehouse, sequences("aceg"))
     warehouse.point("snapshot", "snapshot")
     warehouse.con.execute("DELETE FROM record.receipts")  # the identity is unchanged here; a real append has another snapshot
-    after = mask_of(warehouse, BUILT_IN["random"])
+    after = mask_of(warehouse, PolicySettings(select="random"))
     assert {name: after[name] for name in before} == before
     assert len(after) == 7
     assert {sum(kept) for kept in after.values()} == {14}
@@ -356,7 +356,7 @@ def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization)
 
 
 INDEPENDENT = [
-    BUILT_IN["random"], BUILT_IN["full"], by_loss(keep=0.5), PolicySettings(expression="loss - entropy", keep=0.3), by_loss(soft="rank"),
+    PolicySettings(select="random"), BUILT_IN["full"], by_loss(keep=0.5), PolicySettings(expression="loss - entropy", keep=0.3), by_loss(soft="rank"),
     PolicySettings(normalize_over="response", weights={"loss": 1.0, "entropy": 1.0}, keep=0.5, window=3), by_loss(threshold=0.1),
     PolicySettings(select="random", threshold=0.1, weights={"loss": 1.0}, normalization="none"),
 ]  # fmt: skip
@@ -524,10 +524,20 @@ def test_wrong_settings_are_refused_with_what_to_do(wrong, message):
 
 def test_settings_are_read_from_a_configuration_without_unknown_fields():
     read = pydantic.TypeAdapter(PolicySettings).validate_python
-    assert read({}) == BUILT_IN["default"] == PolicySettings(weights=dict.fromkeys(COLUMNS[:4], 1.0))
+    assert read({}) == PolicySettings(weights=dict.fromkeys(COLUMNS[:4], 1.0), keep=0.7)
     assert read({"weights": {"loss": 1}, "keep": 0.5}) == PolicySettings(weights={"loss": 1.0}, keep=0.5)
     with pytest.raises(pydantic.ValidationError, match="ratio"):
         read({"ratio": 0.5})
+
+
+def test_the_default_compares_single_responses_with_the_validation_set_and_keeps_a_share_of_each_branch_of_pairs():
+    default, random = BUILT_IN["default"], BUILT_IN["random"]
+    assert default.parts(has_pairs=False) == [(None, PolicySettings(expression="-ref_loss", keep="auto"))]
+    components = [part.decisive() for _, part in PolicySettings().parts(has_pairs=True)]
+    assert [part.decisive() for _, part in default.parts(has_pairs=True)] == components
+    assert default.compares
+    assert not default.needs_folds  # no value along D_A is read: nothing but the validation set's own loss is computed for it
+    assert replace(random, select="value") == default
 
 
 def test_an_identity_holds_what_the_mask_depends_on_and_nothing_else(monkeypatch):
