@@ -48,8 +48,8 @@ POLICIES = {
     "ranks over responses": PolicySettings(normalization="rank", normalize_over="response"),
     "keep auto": BUILT_IN["default"],
 }
-"""Policies by the names that are printed; those of `MASKS` have a plain counterpart. `default` is here what a configuration's `default: {}` is, the
-four components at a fixed share; what needs no entry there is `keep auto`."""
+"""Policies by the names that are printed; those of `MASKS` have a plain counterpart. `default` is here what a configuration's `default: {}` is,
+the four components at a fixed share; what needs no entry there is `keep auto`."""
 
 _QUERIES = (
     "kept_by_source", "value_by_source", "top_tokens", "kept_by_position_decile", "kept_by_token_class", "nothing_kept", "mask_overlap",

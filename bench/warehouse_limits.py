@@ -53,7 +53,7 @@ _VALUES, _MASK = "1% replaced: commit sequences and values", "1% replaced: mask 
 _RESUMED = "stream: first batch after resume"
 _LIMITS = (
     Limit("commit, million tokens/s", 3, _rate(_COMMIT[1], "million tokens"), _COMMIT[1:], at_least=True),
-    Limit("mask of each response by the default policy, s", 4, _time("mask: default"), ("mask: default",)),
+    Limit("mask of each response by the four components, s", 4, _time("mask: default"), ("mask: default",)),
     Limit("release, s", 3, _time("release"), ("release",)),
     Limit("file, bytes/token", 30, lambda cases, _: cases[_COMMIT[0]].rates["bytes per token"], _COMMIT[:1]),
     Limit("stream, thousand examples/s", 100, _rate("stream: an epoch", "thousand examples"), ("stream: an epoch",), at_least=True),

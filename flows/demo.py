@@ -60,7 +60,7 @@ class Arm:
 
 
 def run_demo(folder: Path | None = None) -> list[Arm]:
-    """Make the world, pre-train the base model, value, mask, train three times, and tell what came out.
+    """Make the world, pre-train the base model, value, mask, train four times, and tell what came out.
 
     Args:
         folder: where to put it; a folder of the user's cache when absent.

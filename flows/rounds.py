@@ -11,7 +11,7 @@ from flows.train_masked import train_masked
 from flows.value_tokens import value_tokens
 from tasks.ranks import world_size
 from tasks.settings import Configuration, load
-from tasks.training import TrainingReceipt, num_steps
+from tasks.training import TrainingReceipt, num_steps, tell_if_rounds_are_alike
 from warehouse.stream import open_stream
 
 
@@ -57,6 +57,8 @@ def rounds(config_path: str, overrides: Sequence[str] = (), num_rounds: int = 2,
     for number in range(1, num_rounds + 1):
         own = [*overrides, *_going_on(config, done)]
         value_tokens(config_path, own)
+        if number == 1 < num_rounds:
+            tell_if_rounds_are_alike(config, policy)
         steps = _steps(config, policy, number, num_rounds)
         share = [] if num_rounds == 1 else [f"training.max_steps={steps}"]
         done.append(Round(number, steps, train_masked(config_path, [*own, *share], policy)))

@@ -57,7 +57,8 @@ def study(config_path: str, overrides: Sequence[str] = ()) -> Study:
             rate, seed = variant.training.learning_rate, variant.training.seed
             arms.append(Arm(policy, rate, seed, *losses(receipt.metrics), shares[policy]))
     assert before is not None, "a study has one training at least"
-    done = Study(before, tuple(arms), seconds, statistics.median(durations))
+    controls = tuple(name for name in policies if config.policy_named(name).select == "random")
+    done = Study(before, tuple(arms), seconds, statistics.median(durations), controls)
     show_study(done)
     return done
 

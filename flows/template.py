@@ -10,7 +10,7 @@ data:
     path: {train}                # .jsonl .json .parquet .csv, a glob, a data set folder or a hub name
     # columns: {{prompt: question, response: answer}}   # role: column; roles prompt, response, messages, source, ...
     # max_rejected_share: 0.05   # more bad rows than this stop the run
-  validation: {validation}       # a small clean sample of the target task: makes the adaptation direction
+  validation: {validation}       # a small clean sample of the target task: makes the adaptation direction; the default mask compares with it
 {evaluation}
 {retention}
   tokenize:

@@ -5,7 +5,7 @@ their tangents passed through the function alone; pointwise ones need their slop
 """
 
 from collections.abc import Callable, Sequence
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ Moved = tuple[Tensor | None, ...]
 Derivatives = list[list[Tensor | None] | None]
 """Per direction the tangents of a function's floating-point outputs; None where all are zero."""
 
-_FORWARD_MODE = Lock()
+_FORWARD_MODE = RLock()
 """Held in torch's forward mode, whose level belongs to the process: of two threads that enter it, the second is refused as nested."""
 
 _HARMLESS_IN_PLACE = {"requires_grad_", "retain_grad_"}

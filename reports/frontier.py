@@ -154,20 +154,25 @@ def interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
     return (statistics.fmean(values) - half, statistics.fmean(values) + half)
 
 
-def verdict(measured: Sequence[Gain], control: str = "random") -> str:
+def verdict(measured: Sequence[Gain], controls: Sequence[str] = ("random",)) -> str:
     """Say in one sentence whether masks beat the frontier.
 
-    `yes` needs a policy whose whole interval lies above 0 and above the mean gain of the random control.
+    `yes` needs a policy whose whole interval lies above 0 and above the mean gain of every random control.
+
+    Args:
+        measured: the gains, best mean first.
+        controls: the policies among them that select at random.
 
     Returns:
         the sentence, with the figures behind it.
     """
-    masks = [g for g in measured if g.policy != control]
-    by_chance = next((g.mean for g in measured if g.policy == control), 0.0)
+    masks = [g for g in measured if g.policy not in controls]
+    chance = next((g for g in measured if g.policy in controls), None)
     if not masks:
         return "Masks beat the frontier on this data: not measured; no policy but the control could be compared."
-    best, bar = masks[0], max(0.0, by_chance)
-    figures = f"best is {best.policy!r}, {best.mean:+.3f} [{best.low:+.3f}, {best.high:+.3f}] beyond it; random {by_chance:+.3f}"
+    best, bar = masks[0], max(0.0, chance.mean) if chance is not None else 0.0
+    by_chance = f"{chance.policy} {chance.mean:+.3f}" if chance is not None else "no random control"
+    figures = f"best is {best.policy!r}, {best.mean:+.3f} [{best.low:+.3f}, {best.high:+.3f}] beyond it; {by_chance}"
     if best.low > bar:
         return f"Masks beat the frontier on this data: yes ({figures})."
     if all(g.high < bar for g in masks):

@@ -24,12 +24,14 @@ class Study:
         arms: its trainings; the first one's learning rate is that of the configuration.
         scoring_seconds: seconds spent on valuing the tokens; 0 where they were there.
         train_seconds: median seconds of a training.
+        controls: its policies that select at random.
     """
 
     before: Point
     arms: tuple[Arm, ...]
     scoring_seconds: float
     train_seconds: float
+    controls: tuple[str, ...] = ("random",)
 
     def gains(self) -> list[Gain]:
         """Measure the policies against the frontier."""
@@ -41,7 +43,7 @@ def markdown(study: Study) -> str:
     rates = list(dict.fromkeys(a.learning_rate for a in study.arms))
     measured = study.gains()
     lines = [
-        f"**{verdict(measured)}**", "",
+        f"**{verdict(measured, study.controls)}**", "",
         f"Target / retention loss in nats per token, means over {len({a.seed for a in study.arms})} seeds ± half the range; "
         f"before training {study.before[0]:.3f} / {study.before[1]:.3f}. Equal steps everywhere. Valuing took {study.scoring_seconds:.0f} s, "
         f"a training {study.train_seconds:.0f} s.", "",
@@ -90,7 +92,8 @@ def plot(study: Study) -> str:
     ]  # fmt: skip
     policies = list(dict.fromkeys(policy for policy, _ in means))
     for index, policy in enumerate(policies):
-        colour, shape = _COLOURS[index % len(_COLOURS)], _SHAPES[index % len(_SHAPES)]
+        again, which = divmod(index, len(_COLOURS))  # a colour that comes again has another shape
+        colour, shape = _COLOURS[which], _SHAPES[(which + again) % len(_SHAPES)]
         along = [_mean(arms) for (name, _), arms in means.items() if name == policy]  # from one learning rate to the next
         parts.append(
             f'<polyline fill="none" stroke="{colour}" stroke-opacity="0.35" points="'

@@ -270,7 +270,7 @@ def folds(sequence_ids: Iterable[str]) -> list[frozenset[str]]:
     if len(ordered) < 2 * FOLDS:
         raise ValueError(
             f"a policy has keep: auto, which compares the training data with the validation set; that has {len(ordered)} different usable "
-            f"sequences, and {2 * FOLDS} are needed at least, some hundreds to be of use. Give it more, or give the policy a share to keep"
+            f"sequences, and {2 * FOLDS} are needed at least; the more, the surer. Give it more, or give the policy a share to keep"
         )
     return [frozenset(ordered[part::FOLDS]) for part in range(FOLDS)]
 

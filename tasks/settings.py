@@ -34,7 +34,8 @@ class DataSettings:
 
     Attributes:
         train: examples whose tokens are valued and trained on.
-        validation: a small clean sample of the target task; makes the adaptation direction.
+        validation: a small clean sample of the target task; makes the adaptation direction, and is what `keep: auto`, so the default
+            policy, compares with.
         evaluation: other examples of the target task; measures training. Must not overlap with validation.
         retention: text that the reference model knows. One half of it, by content, is compared with the stability direction, the other half
             measures forgetting.

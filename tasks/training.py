@@ -15,11 +15,13 @@ from tasks.adapters import load_start
 from tasks.measures import Measure
 from tasks.ranks import leave, rank, refuse_sharded, take_device, world_size
 from tasks.runs import Run
+from tasks.settings import Configuration
 from tasks.training_plan import TrainingPlan, plan_training
 from warehouse import runs
 from warehouse.connect import writer_lock
 from warehouse.holds import held
 from warehouse.queries import Queries
+from warehouse.read import Reader
 from warehouse.release import Release, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
 from warehouse.write import write_training
@@ -202,6 +204,17 @@ def training_arguments(run: Run, folder: Path, steps: int) -> Any:
         report_to=list(settings.report_to) or "none", use_cpu=resolve_device(run.config.model.device).type == "cpu",
         log_level="error", remove_unused_columns=False, dataloader_pin_memory=False,
     )  # fmt: skip
+
+
+def tell_if_rounds_are_alike(config: Configuration, policy: str | None) -> None:
+    """Warn where rounds value tokens in vain: the policy reads nothing that changes with the scoring model."""
+    name = policy or config.training.policy
+    with Reader(config.warehouse_folder) as reader:
+        has_pairs = reader.one("ingest/current_kind") == ("preference",)
+    if set().union(*(part.stored_columns() for _, part in config.policy_named(name).parts(has_pairs=has_pairs))) <= {"ref_loss"}:
+        logger.warning(
+            "policy %r reads no value of the scoring model, so its mask is the same in every round; name another one with --policy", name
+        )
 
 
 def progress_callback(what: str, report: Callable[[str, int, int], None]) -> Any:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-CODE_VERSION = 1
-"""Bumped by hand when the same scores would give another threshold."""
+CODE_VERSION = 2
+"""Bumped by hand when the same values would give another threshold, or other tokens are compared with."""
 
 _NUM_BINS = 256
 """Steps of the densities: quantiles of the clean scores."""

@@ -31,7 +31,8 @@ from tasks.quiet import configure
 
 CORE = ("full", "random", "oracle", "default", "random_like_default", "four_zscores", "causal_minus_ref_dataset")
 FURTHER = (
-    "position_matched", "causal_minus_ref_pooled", "adapt_direct", "adapt_causal", "low_loss", "high_loss", "loss_fall", "four_ranks_soft", "four_zscores_keep_90", "rho1", "dft", "paper",
+    "position_matched", "causal_minus_ref_pooled", "adapt_direct", "adapt_causal", "low_loss", "high_loss", "loss_fall", "four_ranks_soft",
+    "four_zscores_keep_90", "rho1", "dft", "paper",
 )  # fmt: skip
 REGIMES = ("competent", "novice")
 RATES = {("stories260K", "competent"): (1e-3, 5e-4, 2.5e-4), ("TinyStories-656K", "competent"): (2e-3, 1e-3, 5e-4)}

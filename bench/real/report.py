@@ -9,6 +9,9 @@ from bench.measurements import Row
 from reports.frontier import Arm, gains, verdict
 from reports.study import Study, markdown, plot
 
+CONTROLS = ("random", "random_like_default", "position_matched")
+"""Arms that select at random."""
+
 Name = tuple[str, str, str, str]
 """Model, data, regime, condition."""
 
@@ -32,7 +35,7 @@ def studies(rows: Sequence[Row]) -> dict[Name, Study]:
         arms.sort(key=lambda arm: -arm.learning_rate)
         arms = [*(arm for arm in arms if arm.policy == "full"), *(arm for arm in arms if arm.policy != "full")]
         cost = statistics.median(row["value_s"] for row in trained)
-        found[name] = Study(before, tuple(arms), cost, statistics.median(row["train_cpu_s"] for row in trained))
+        found[name] = Study(before, tuple(arms), cost, statistics.median(row["train_cpu_s"] for row in trained), CONTROLS)
     return found
 
 
@@ -106,7 +109,7 @@ def print_report(rows: Sequence[Row], svg: Path | None) -> None:
     """Print all tables, and write the plots."""
     found = studies(rows)
     for name, study in found.items():
-        said = verdict([g for g in gains(study.before, study.arms) if g.policy not in ("oracle", "position_matched")])
+        said = verdict([g for g in study.gains() if g.policy != "oracle"], study.controls)
         tables = markdown(study).partition("\n")[2]  # what the product says first counts the oracle as a mask
         print(f"## {' '.join(name)}\n\n**{said}**\n{tables}")
         if svg is not None:

@@ -69,7 +69,7 @@ def value(folder: Path, config: Mapping[str, Any], split: Split, train: list[Exa
         config: of `configuration`.
         split: whose validation rows make the direction.
         train: the training rows, perhaps corrupted.
-        estimator: `exact`, or `value_propagation`, whose one policy is `paper`.
+        estimator: `exact`, or `value_propagation`, of which the policy `paper` is taken.
 
     Returns:
         what the release says.
@@ -82,7 +82,7 @@ def value(folder: Path, config: Mapping[str, Any], split: Split, train: list[Exa
     told = dict(config)
     if estimator != "exact":
         told["scoring"] = {**config["scoring"], "estimator": estimator, "signals": []}
-        told["policy"] = {}
+        told["policy"] = {"default": {}}
     file, told_before = folder / "alphatoken.yaml", folder / "valued.json"
     state = json.dumps([told, [(one.prompt, one.response) for one in train]], sort_keys=True)
     if not told_before.is_file() or json.loads(told_before.read_text(encoding="utf-8"))["state"] != state:

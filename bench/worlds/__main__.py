@@ -24,7 +24,7 @@ from bench.worlds.base import REGIMES, SHAPES, examples_of, measure, pretrained
 from bench.worlds.damage import DAMAGE, TrainingExample, training_data
 from bench.worlds.selections import SCORES, keep_auto, keep_share, shuffled
 from bench.worlds.skills import chain
-from bench.worlds.tables import auroc_tables, frontier_table, gain_table, recovery_table, write_plots
+from bench.worlds.tables import auroc_tables, frontier_table, gain_table, gains_over_full, write_plots
 from bench.worlds.values import TokenTable, Valued, auroc, copy_of, encoded, score
 from models.settings import WarmupSettings
 from models.training import fit
@@ -197,7 +197,7 @@ def main() -> None:
         make = {"auroc": auroc_rows, "frontier": frontier_rows}[args.what]
         add(rows, make(args, {row["key"] for row in rows}), args.out)
     mine = [row for row in rows if row["key"].startswith(args.what)]
-    tables = [auroc_tables] if args.what == "auroc" else [frontier_table, gain_table, recovery_table]
+    tables = [auroc_tables] if args.what == "auroc" else [frontier_table, gain_table, gains_over_full]
     print("\n\n".join(table(mine) for table in tables))
     if args.plots is not None and args.what == "frontier":
         write_plots(mine, args.plots)

@@ -86,15 +86,34 @@ function masksPanel(content, state) {
   ];
 }
 
-/** A policy's settings in a line. */
+/** A policy's settings in a line; of pairs (their masks know β) branch by branch where a branch has settings of its own. */
 function rule(settings) {
   if (settings.select === undefined) return JSON.stringify(settings);
   if (settings.select === "all") return "every token";
-  const rate = settings.threshold === null ? `${settings.select === "random" ? "" : "the best "}${percent(settings.keep)}` : `score at least ${settings.threshold}`;
+  const branches = settings.beta === undefined ? [] : Object.entries(settings.branches ?? {});
+  if (!branches.length) return ruleOfOne(settings);
+  const rules = ["chosen", "rejected"].map((name) => [name, ruleOfOne({ ...settings, ...settings.branches[name] })]);
+  return rules[0][1] === rules[1][1] ? rules[0][1] : rules.map(([name, one]) => `${name}: ${one}`).join("; ");
+}
+
+function ruleOfOne(settings) {
+  const random = settings.select === "random";
   const weights = Object.entries(settings.weights).filter(([, weight]) => weight).map(([name, weight]) => (weight === 1 ? name : `${weight} · ${name}`));
-  const score = settings.select === "random" ? "at random" : `by ${settings.expression ?? weights.join(" + ")}`;
-  const normal = settings.expression || settings.select === "random" || settings.normalization === "none" ? "" : `, ${settings.normalization === "zscore" ? "z-scores" : "ranks"} over the ${settings.normalize_over === "dataset" ? "data set" : settings.normalize_over}`;
-  return `${rate} of ${settings.scope === "dataset" ? "the data set" : `each ${settings.scope}`} ${score}${normal}${settings.soft === "none" ? "" : `, weights by ${settings.soft}`}`;
+  const score = random ? "at random" : `by ${settings.expression ?? weights.join(" + ")}`;
+  const normal = settings.expression || random || settings.normalization === "none" ? "" : `, ${settings.normalization === "zscore" ? "z-scores" : "ranks"} over the ${settings.normalize_over === "dataset" ? "data set" : settings.normalize_over}`;
+  const soft = settings.soft === "none" ? "" : `, weights by ${settings.soft}`;
+  const scope = settings.scope === "dataset" ? "the data set" : `each ${settings.scope}`;
+  if (settings.threshold === null && settings.keep === "auto") return `${compared(settings, random, scope)} ${score}${normal}${soft}`;
+  const rate = settings.threshold === null ? `${random ? "" : "the best "}${percent(settings.keep)}` : `score at least ${settings.threshold}`;
+  return `${rate} of ${scope} ${score}${normal}${soft}`;
+}
+
+/** What `keep: auto` keeps. */
+function compared(settings, random, scope) {
+  if (random) return `as many of ${scope} as the comparison with the validation set keeps,`;
+  if (!settings.auto) return "what the comparison with the validation set keeps,";
+  const { threshold } = settings.auto;
+  return threshold === null ? "everything, as in the validation set," : `score at least ${numeral(threshold)}, found by comparison with the validation set,`;
 }
 
 function trainingPanel(content) {

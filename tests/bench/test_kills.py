@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_kills_at_random_times_lose_nothing(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "bench.kills", "--kills", "5", "--examples", "40", "--seed", "1"],
+        [sys.executable, "-m", "bench.kills", "--kills", "3", "--examples", "40", "--seed", "1"],
         cwd=ROOT, capture_output=True, text=True, timeout=400, env={**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "5 kills in " in done.stdout
-    assert sum(int(number) for number in re.findall(rf"^\| (?:{'|'.join(STAGES)}) \| (\d+) \|$", done.stdout, flags=re.M)) == 5
+    assert "3 kills in " in done.stdout
+    assert sum(int(number) for number in re.findall(rf"^\| (?:{'|'.join(STAGES)}) \| (\d+) \|$", done.stdout, flags=re.M)) == 3
 
 
 ONE_JOB = """

@@ -6,7 +6,7 @@ import pytest
 
 from tests.flows.world import Project, purchases, stored
 
-SCORING_POINTS = [("batch", 1), ("batch", 11), ("part half written", 2), ("part written", 1), ("part written", 6)]
+SCORING_POINTS = [("batch", 1), ("part half written", 2), ("part written", 6)]
 COMMIT_POINTS = [
     ("before commit", 3), ("committed, no marker", 3), ("marker, parts still there", 4), ("values there, no scoring", 1),
     ("masks there, run open", 1), ("release half copied", 1), ("release not current", 1),

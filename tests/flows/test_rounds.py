@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from flows import rounds as module
+from tasks.settings import load
+from tasks.training import tell_if_rounds_are_alike
 from tests.flows.test_training import weights
 from tests.flows.world import Project
 from warehouse.read import Reader
@@ -49,7 +51,7 @@ def test_a_round_values_at_the_model_of_the_one_before_and_trains_it_on_with_the
     assert not any(one.training.trained for one in again)
 
 
-@pytest.mark.parametrize(("point", "number"), [("batch", 2), ("training step", 7)])
+@pytest.mark.parametrize(("point", "number"), [("training step", 7), pytest.param("batch", 2, marks=pytest.mark.slow)])
 def test_killed_rounds_go_on_to_the_model_of_uninterrupted_ones(valued_once, driver, tmp_path, whole, point, number):
     project = Project.moved(valued_once, tmp_path / "project")
     driver.run_killed("rounds", folder=str(project.folder), overrides=EVERY, point=point, number=number)
@@ -64,6 +66,14 @@ def whole(valued_once, driver, tmp_path_factory):
     """Checkpoints of rounds that nobody kills."""
     project = Project.moved(valued_once, tmp_path_factory.mktemp("whole") / "project")
     return driver.run("rounds", folder=str(project.folder), overrides=EVERY)
+
+
+def test_a_mask_that_is_the_same_in_every_round_is_told(valued, told):
+    by_reference = 'policy.default={expression: "-ref_loss", keep: auto}'
+    for overrides, policy, is_told in (((), None, False), ((by_reference,), None, True), ((), "full", True), ((), "random", True)):
+        told.clear()
+        tell_if_rounds_are_alike(load(valued.config, overrides), policy)
+        assert ("reads no value of the scoring model" in told.text) == is_told, (overrides, policy)
 
 
 def test_too_many_rounds_are_refused(valued):

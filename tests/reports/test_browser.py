@@ -471,3 +471,35 @@ def audit(page):
           firsts: levels.filter((level) => level === 1).length, skips: levels.filter((level, at) => at && level > levels[at - 1] + 1), language: document.documentElement.lang,
         };
     """)  # fmt: skip
+
+
+def test_a_policys_rule_is_told_in_a_line(driver):
+    import json
+    from dataclasses import replace
+    from pathlib import Path
+
+    import reports
+    from warehouse.policies import BUILT_IN, PolicySettings
+
+    assets = Path(reports.__file__).parent / "assets"
+    code = "".join((assets / f"{name}.js").read_text() for name in ("words", "figures")) + "return rule(arguments[0]);"
+
+    def told(policy, **found):
+        return driver.execute_script(code, json.loads(policy.as_json(found)))
+
+    components = "the best 70.0% of each response by adapt_causal + adapt_direct + stab_causal + stab_direct, z-scores over the data set"
+    assert told(PolicySettings()) == components
+    assert (
+        told(PolicySettings(expression="-loss", threshold=-2.5, soft="rank"))
+        == "score at least -2.5 of each response by -loss, weights by rank"
+    )
+    assert told(PolicySettings(select="random", keep=0.4, scope="dataset")) == "40.0% of the data set at random"
+    default = BUILT_IN["default"]
+    found = "found by comparison with the validation set"
+    assert told(default, auto={"threshold": -3.25}) == f"score at least −3.25, {found}, by -ref_loss"
+    assert told(default, auto={"threshold": None}) == "everything, as in the validation set, by -ref_loss"
+    assert told(BUILT_IN["random"]) == "as many of each response as the comparison with the validation set keeps, at random"
+    assert told(default, beta=0.1) == components  # pairs
+    branches = {"rejected": replace(default.branches["rejected"], keep=0.4)}
+    apart = told(replace(PolicySettings(), branches=branches), beta=0.1)
+    assert apart == f"chosen: {components}; rejected: {components.replace('70', '40')}"

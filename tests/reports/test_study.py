@@ -29,3 +29,16 @@ def test_the_plot_is_well_formed_and_marks_every_arm_once():
     titles = [t.text for t in drawn.iter("{http://www.w3.org/2000/svg}title")]
     for policy, rates in (("full", 2), ("random", 2), ("a < b", 2), ("beyond", 1)):
         assert sum(t.startswith(f"{policy}, learning rate") for t in titles) == rates
+
+
+def test_sixteen_policies_are_told_apart_by_colour_and_shape():
+    policies = ["full", *(f"policy {number}" for number in range(15))]
+    drawn = ElementTree.fromstring(plot(Study((2.5, 0.9), tuple(Arm(policy, 1e-3, 0, 2.0, 1.0, 1.0) for policy in policies), 10.0, 2.0)))
+    marks = {}
+    for mark in drawn.iter():
+        if mark.get("fill", "none").startswith("#") and (title := mark.find("{http://www.w3.org/2000/svg}title")) is not None:
+            outline = mark.get("d", "").partition("l")[2]  # behind the place where it begins
+            marks.setdefault((mark.tag, mark.get("fill"), outline), set()).add(title.text.split(",")[0])
+    named = [names for names in marks.values() if names & set(policies)]
+    assert all(len(names) == 1 for names in named)
+    assert set().union(*named) == set(policies)

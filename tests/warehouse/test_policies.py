@@ -339,7 +339,7 @@ def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization)
 
     sequences = [
         Sequence(f"{i:05}", [1, 2, 3, 4], {c: [value() for _ in range(4)] for c in COLUMNS[:4]}, sources=(draw.choice("xyz"),))
-        for i in range(20_000)
+        for i in range(6_000)
     ]
     policy = PolicySettings(normalization=normalization, normalize_over="source", scope="dataset", keep=0.37, min_kept=0)
     masks, scores = [], []
@@ -352,7 +352,7 @@ def test_storage_order_and_threads_do_not_change_a_mask(tmp_path, normalization)
         draw.shuffle(sequences)
     assert masks[0] == masks[1]
     assert scores[0] == scores[1]
-    assert sum(map(sum, masks[0].values())) == math.ceil(0.37 * 80_000)
+    assert sum(map(sum, masks[0].values())) == math.ceil(0.37 * 24_000)
 
 
 INDEPENDENT = [
@@ -536,7 +536,7 @@ def test_the_default_compares_single_responses_with_the_validation_set_and_keeps
     components = [part.decisive() for _, part in PolicySettings().parts(has_pairs=True)]
     assert [part.decisive() for _, part in default.parts(has_pairs=True)] == components
     assert default.compares
-    assert not default.needs_folds  # no value along D_A is read: nothing but the validation set's own loss is computed for it
+    assert not default.needs_folds  # no value along D_A is read, so no direction of a fold is made
     assert replace(random, select="value") == default
 
 
@@ -772,7 +772,7 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(sequences=drawn_sequences(), policy=POLICIES)
 def test_masks_agree_with_the_reference(warehouse, sequences, policy):
     fill(warehouse, sequences)
