@@ -97,24 +97,29 @@ def bench_commit(bench: Bench) -> dict[str, Case]:
         snapshot = Case()
         found = ingested(pl.concat(examples))
         snapshot_id = snapshot.ours(write_snapshot, warehouse, "train", found, "run")
-        validation_id = _write_validation(warehouse)
+        validation_id, num_others = _write_validation(warehouse)
         write_scoring(warehouse, _IDS, "tokens", snapshot_id, {}, "run", validation_id=validation_id)
         write_held_out(warehouse, _IDS, "tokens", {}, "run")
     found.examples.write_parquet(bench.folder / "examples.parquet")
     size, raw_size = (path.stat().st_size for path in (bench.folder / "warehouse" / DATABASE, bench.folder / "raw.duckdb"))
     values.note = f"{num_tokens / values.seconds[0] / 1e6:.1f}M tokens/s; plain: sequences as well"
-    values.rates, sequences.rates = {"million tokens": num_tokens / 1e6}, {"bytes per token": size / num_tokens}
-    sequences.note = f"{size / num_tokens:.1f} bytes per token in all, plain {raw_size / num_tokens:.1f}"
+    values.rates, sequences.rates = {"million tokens": num_tokens / 1e6}, {"bytes per token": size / (num_tokens + num_others)}
+    sequences.note = f"{size / (num_tokens + num_others):.1f} bytes per token in all, plain {raw_size / num_tokens:.1f}"
     return {"commit sequences": sequences, "commit seven columns": values, "store the snapshot": snapshot}
 
 
-def _write_validation(warehouse: Warehouse) -> str:
-    """Store the set that `keep: auto` compares with, valued like the training data."""
+def _write_validation(warehouse: Warehouse) -> tuple[str, int]:
+    """Store the set that `keep: auto` compares with, valued like the training data.
+
+    Returns:
+        its snapshot, and its response tokens.
+    """
     validation = list(shards(_VALIDATION_TOKENS, seed=1_000_000))
     for shard in validation:
         write_sequences(warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
         _commit(warehouse, shard)
-    return write_snapshot(warehouse, "validation", ingested(pl.concat(shard.examples for shard in validation)), "run")
+    found = ingested(pl.concat(shard.examples for shard in validation))
+    return write_snapshot(warehouse, "validation", found, "run"), sum(shard.num_tokens for shard in validation)
 
 
 def _commit(warehouse: Warehouse, shard: Shard) -> None:
