@@ -160,7 +160,7 @@ def _print_table(arms: list[Arm], console: Console) -> None:
     for name in ("mask", "tokens kept", "noise masked", "target loss", "retention loss"):
         table.add_column(name, justify="left" if name == "mask" else "right")
     names: dict[str, Any] = {
-        "full": "every token", "random": "random like default", "components": "components, 70%", "default": "default",
+        "full": "every token", "random": "random, as many", "components": "components, 70%", "default": "default",
     }  # fmt: skip
     for arm in arms:
         trained = arm.policy in names

@@ -1,6 +1,7 @@
 """Policies: how stored values become masks. The arithmetic is in masking.py; here are the identity of a mask and its one transaction."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ from warehouse.policy_settings import PolicySettings as PolicySettings
 from warehouse.token_columns import TokenColumns
 from warehouse.write import GROUPS, OPTIONAL_SIGNALS, receipt
 
+logger = logging.getLogger("alphatoken")
+
 CODE_VERSION = 3
 """Bumped by hand when the same values and settings would give another mask."""
+
+_MUCH = 1 / 3
+"""Masked share beyond which `keep: auto` is doubted aloud: whole sources, or what stands behind a strange phrase, may be masked in error."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,12 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
             warehouse.point(f"mask:{policy}", mask_id)
     finally:
         warehouse.run("masks/drop_sequences")
+    if settings.select == "value" and told.get("auto", {}).get("below_threshold", 0.0) > _MUCH:
+        logger.warning(
+            "policy %r, keep: auto, finds %.0f%% of the training tokens unlike the validation set and masks them; if they are not bad, see "
+            "`alphatoken sql --named kept_by_source`, give it validation examples of every kind, or set a share to keep",
+            policy, 100 * told["auto"]["below_threshold"],
+        )  # fmt: skip
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
 
 

@@ -117,6 +117,17 @@ def test_random_keeps_as_many_of_each_response(warehouse):
     assert by_value != at_random
 
 
+def test_a_mask_of_much_is_doubted_aloud(warehouse, tmp_path, told):
+    mask_of(warehouse, replace(AUTO, seed=1))  # a quarter is bad
+    assert "unlike the validation set" not in told.text
+    rng = np.random.default_rng(6)
+    with Warehouse(tmp_path / "wh") as bad:
+        fill_both(bad, draw_sequences(rng, "t", 60, 0.6), draw_sequences(rng, "v", 40, 0.0))
+        mask_of(bad, AUTO)
+    assert "unlike the validation set" in told.text
+    assert "kept_by_source" in told.text
+
+
 def test_clean_training_data_are_kept(tmp_path):
     rng = np.random.default_rng(4)
     with Warehouse(tmp_path / "wh") as clean:
