@@ -103,6 +103,7 @@ def test_a_new_validation_row_is_foretold_and_valued(valued_auto, tmp_path):
     assert len(held_out_of(project)) == len(held_out_of(valued_auto)) + 1
 
 
+@pytest.mark.slow
 def test_a_policy_that_keeps_auto_later_costs_the_validation_set_alone(template, valued_auto, tmp_path):
     project = Project.copy_of(template, tmp_path / "project")
     write_rows(project.folder / "validation.jsonl", purchases(77, 14))

@@ -6,10 +6,11 @@ import pytest
 
 from tests.flows.world import Project, purchases, stored
 
-SCORING_POINTS = [("batch", 1), ("part half written", 2), ("part written", 6)]
+SLOW = pytest.mark.slow  # beside the run that is killed at every turn
+SCORING_POINTS = [pytest.param("batch", 1, marks=SLOW), ("part half written", 2), pytest.param("part written", 6, marks=SLOW)]
 COMMIT_POINTS = [
-    ("before commit", 3), ("committed, no marker", 3), ("marker, parts still there", 4), ("values there, no scoring", 1),
-    ("masks there, run open", 1), ("release half copied", 1), ("release not current", 1),
+    pytest.param("before commit", 3, marks=SLOW), pytest.param("committed, no marker", 3, marks=SLOW), ("marker, parts still there", 4),
+    ("values there, no scoring", 1), ("masks there, run open", 1), pytest.param("release half copied", 1, marks=SLOW), ("release not current", 1),
 ]  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_finished_parts_are_kept_when_the_data_change_before_the_next_run(prepar
     check_order(project)
 
 
-@pytest.mark.parametrize("point", ["committed, no marker", "release half copied", "release not current"])
+@pytest.mark.parametrize("point", [pytest.param("committed, no marker", marks=SLOW), "release half copied", "release not current"])
 def test_readers_have_the_former_release_until_the_next_is_complete(valued, driver, point):
     before = valued.sql("SELECT * FROM token_values ORDER BY example_id, position")
     valued.write_train([*valued.train_rows(), *purchases(99, 7)])

@@ -305,6 +305,7 @@ def test_values_do_not_depend_on_batch_mates_order_or_padding(paired, paired_onc
                     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_values_and_masks_of_an_uninterrupted_one(made, driver, tmp_path):
     whole, killed = (Project.copy_of(made.folder, tmp_path / name) for name in ("whole", "killed"))
     driver.run("value", folder=str(whole.folder))

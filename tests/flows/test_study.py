@@ -4,7 +4,7 @@ import pytest
 
 from flows import study as module
 
-SHORT = ("training.max_steps=3", "study.seeds=[0, 1]", "study.policies=[random]", "study.learning_rates=[0.001, 0.0005]")
+SHORT = ("training.max_steps=3", "study.seeds=[0]", "study.policies=[random]", "study.learning_rates=[0.001, 0.0005]")
 
 
 def study(project, *overrides):
@@ -14,25 +14,25 @@ def study(project, *overrides):
 def test_a_study_trains_every_arm_once_and_its_figures_are_those_of_the_trainings(valued):
     done = study(valued)
     assert {(a.policy, a.learning_rate, a.seed) for a in done.arms} == {
-        (policy, rate, seed) for policy in ("full", "random") for rate in (1e-3, 5e-4) for seed in (0, 1)
+        (policy, rate, 0) for policy in ("full", "random") for rate in (1e-3, 5e-4)
     }
-    assert [a.kept_share for a in done.arms if a.policy == "full"] == [1.0] * 4
+    assert [a.kept_share for a in done.arms if a.policy == "full"] == [1.0] * 2
     stored = valued.sql(
         "SELECT t.policy, t.settings ->> '$.settings.learning_rate', t.settings ->> '$.settings.seed', m.metric, m.value FROM training_metrics AS m "
         "JOIN trainings AS t USING (training_id) WHERE m.step = 3 AND m.metric IN ('target_loss', 'retention_loss')"
     )
     by_arm = {(policy, float(rate), int(seed), metric): value for policy, rate, seed, metric, value in stored}
-    assert len(by_arm) == 16
+    assert len(by_arm) == 8
     for arm in done.arms:
         key = (arm.policy, arm.learning_rate, arm.seed)
         assert arm.point == (by_arm[*key, "target_loss"], by_arm[*key, "retention_loss"])
     assert not [path for path in valued.folder.rglob("model.safetensors") if "artifacts" not in path.parts]
     assert done.scoring_seconds == 0
 
-    again = study(valued, "study.seeds=[0, 1, 2]")  # goes on
-    assert again.arms[:8] == done.arms
-    assert len(again.arms) == 12
-    assert len(valued.sql("SELECT * FROM trainings")) == 12
+    again = study(valued, "study.seeds=[0, 1]")  # goes on
+    assert again.arms[:4] == done.arms
+    assert len(again.arms) == 8
+    assert len(valued.sql("SELECT * FROM trainings")) == 8
 
 
 def test_a_model_that_was_not_kept_is_trained_when_it_is_asked_for(valued):

@@ -47,7 +47,7 @@ def unscored(serial, tmp_path):
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("overrides", [(), ("scoring.packing=true",)])
+@pytest.mark.parametrize("overrides", [(), pytest.param(("scoring.packing=true",), marks=pytest.mark.slow)])
 def test_two_threads_give_the_bits_of_one_process(unscored, overrides, monkeypatch):
     project, expected = unscored
     if overrides:
