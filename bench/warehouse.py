@@ -53,7 +53,7 @@ the four components at a fixed share; what needs no entry there is `keep auto`."
 
 _QUERIES = (
     "kept_by_source", "value_by_source", "top_tokens", "kept_by_position_decile", "kept_by_token_class", "nothing_kept", "mask_overlap",
-    "value_by_position_decile", "end_of_turn_value", "corrupted_spans",
+    "value_by_position_decile", "end_of_turn_value", "corrupted_spans", "stability_against_adaptation",
 )  # fmt: skip
 _VALIDATION_TOKENS = 50_000
 _MOST_EXAMPLES = 80_000  # of the file that ingest reads; its time is linear in them
