@@ -1,7 +1,7 @@
 """A plain, seeded training loop on token sequences: warms the scoring model up, and pre-trains the demo's model."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -43,18 +43,13 @@ def fit(
     if not sequences:
         raise ValueError("there are no sequences to train on")
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(settings.seed)
     trained = [p for name, p in model.named_parameters() if trainable is None or name in trainable]
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings.steps))
-    order: list[int] = []
-    for step in range(settings.steps):
-        while len(order) < settings.batch_size:
-            order += torch.randperm(len(sequences), generator=generator).tolist()
-        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings.steps))
+    for step, chosen in enumerate(batches_of_rows(len(sequences), settings)):
         batch = collate([sequences[i][0] for i in chosen], [sequences[i][1] for i in chosen]).to(device)
         loss = _step(model, batch, optimizer)
         schedule.step()
@@ -74,7 +69,27 @@ def _step(model: nn.Module, batch: TokenBatch, optimizer: torch.optim.Optimizer)
     return loss.item()
 
 
-def _learning_rate_factor(step: int, steps: int) -> float:
+def batches_of_rows(num_rows: int, settings: WarmupSettings) -> Iterator[list[int]]:
+    """Draw the rows of every step: each pass over the data is a new permutation.
+
+    Args:
+        num_rows: rows there are.
+        settings: steps, batch size, seed; the global random state is left alone.
+
+    Yields:
+        row numbers of a batch, `settings.steps` times.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    order: list[int] = []
+    for _ in range(settings.steps):
+        while len(order) < settings.batch_size:
+            order += torch.randperm(num_rows, generator=generator).tolist()
+        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+        yield chosen
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Give the share of the peak learning rate at a step, counted from 0: a linear rise over a tenth of the steps, then half a cosine to a tenth."""
     rise = max(1, steps // 10)
     if step < rise:
         return (step + 1) / rise

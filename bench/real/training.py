@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from models.chat import TokenizedSequence, TokenizeSettings, tokenize_examples
 from models.losses import IGNORED_LABEL, masked_loss_sum, mean_token_loss, model_inputs
 from models.reference import load_model, load_tokenizer
 from models.settings import WarmupSettings
-from models.training import Sequences, fit
+from models.training import Sequences, batches_of_rows, fit, learning_rate_factor
 
 NUM_STORIES = 96
 """Stories that retention is measured on; the base is mid-trained on others."""
@@ -94,15 +93,10 @@ def train(
     Returns:
         the same model, frozen.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, settings.steps))
-    order: list[int] = []
-    for _ in range(settings.steps):
-        while len(order) < settings.batch_size:
-            order += torch.randperm(len(sequences), generator=generator).tolist()
-        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings.steps))
+    for chosen in batches_of_rows(len(sequences), settings):
         batch = collate([sequences[i][0] for i in chosen], [sequences[i][1] for i in chosen])
         weights_BT = torch.zeros_like(batch.weights_BT)
         for row, i in enumerate(chosen):
@@ -125,10 +119,3 @@ def train(
 @torch.no_grad()
 def _probabilities(logits_BTV: Tensor, input_ids_BT: Tensor) -> Tensor:
     return torch.softmax(logits_BTV[:, :-1], -1).gather(-1, input_ids_BT[:, 1:, None]).squeeze(-1)
-
-
-def _factor(step: int, steps: int) -> float:
-    rise = max(1, steps // 10)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
