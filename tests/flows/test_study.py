@@ -27,7 +27,7 @@ def test_a_study_trains_every_arm_once_and_its_figures_are_those_of_the_training
         key = (arm.policy, arm.learning_rate, arm.seed)
         assert arm.point == (by_arm[*key, "target_loss"], by_arm[*key, "retention_loss"])
     assert not [path for path in valued.folder.rglob("model.safetensors") if "artifacts" not in path.parts]
-    assert done.scoring_seconds == 0
+    assert (done.scoring_seconds, done.controls) == (0, ("random",))
 
     again = study(valued, "study.seeds=[0, 1]")  # goes on
     assert again.arms[:4] == done.arms

@@ -86,3 +86,11 @@ def test_the_interval_is_students():
 def test_the_verdict(mask, chance, answer):
     best, control = Gain("mask", (mask[0],), mask[1], mask[2]), Gain("random", (chance,), chance - 0.01, chance + 0.01)
     assert f"on this data: {answer}" in verdict(sorted((best, control), key=lambda g: -g.mean))
+
+
+def test_the_best_of_several_controls_is_the_bar_and_no_control_is_a_mask():
+    gains_ = [Gain("random_more", (0.2,), 0.19, 0.21), Gain("mask", (0.1,), 0.05, 0.15), Gain("random", (0.0,), -0.01, 0.01)]
+    told = verdict(gains_, ("random", "random_more"))
+    assert ": no (best is 'mask', +0.100 [+0.050, +0.150] beyond it; random_more +0.200)" in told
+    assert ": yes (best is 'mask'" in verdict(gains_[1:], ("random", "random_more"))
+    assert "no random control" in verdict(gains_[1:2], ())
