@@ -31,16 +31,9 @@ _COMPARED = {
 
 
 _MASK_ROWS = """
-SELECT kept.sequence_id, len(kept.keep)
+SELECT record.hex_id(kept.sequence_id), len(kept.keep)
 FROM record.mask_rows AS kept
-WHERE kept.mask_id = $1 AND kept.sequence_id IN (
-    SELECT links.sequence_id
-    FROM record.masks AS masks
-    JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
-    JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id
-    JOIN record.example_sequences AS links ON links.example_id = members.example_id AND links.tokenization_id = scorings.tokenization_id
-    WHERE masks.mask_id = $1
-)
+WHERE kept.mask_id = $1 AND kept.sequence_id IN (SELECT sequence_id FROM record.masked_sequences WHERE mask_id = $1)
 """
 """What a mask keeps of its own snapshot; masks of several snapshots may share rows."""
 
@@ -102,7 +95,7 @@ def _check_database(path: Path, meant: dict[tuple[str, str], Any]) -> int:
     with duckdb.connect(str(path)) as con:
         receipts = con.execute("SELECT stage, identity, num_rows FROM record.receipts").fetchall()
         assert len({row[:2] for row in receipts}) == len(receipts), "a receipt is there twice"
-        lengths = dict(con.execute("SELECT sequence_id, len(response_positions) FROM record.sequences").fetchall())
+        lengths = dict(con.execute("SELECT record.hex_id(sequence_id), len(response_positions) FROM record.sequences").fetchall())
         signed: dict[str, set[Any]] = {"ingest": set(), "tokenize": set(), "score": set(), "mask": set()}
         check_of = {"ingest": _check_snapshot, "tokenize": _check_tokenized, "score": _check_scored, "mask": _check_mask}
         values = _values(con, lengths)
@@ -111,7 +104,7 @@ def _check_database(path: Path, meant: dict[tuple[str, str], Any]) -> int:
         assert set(values) == signed["score"], "there are values without a receipt, or receipts without values"
         for stage, query in (
             ("ingest", "SELECT snapshot_id FROM record.snapshots UNION SELECT snapshot_id FROM record.snapshot_examples"),
-            ("tokenize", "SELECT tokenization_id, example_id FROM record.example_sequences"),
+            ("tokenize", "SELECT tokenization_id, record.hex_id(example_id) FROM record.example_sequences"),
             ("mask", "SELECT mask_id FROM record.masks"),
         ):
             assert set(con.execute(query).fetchall()) == signed[stage], f"rows of {stage} and receipts do not agree"
@@ -132,8 +125,8 @@ def _check_database(path: Path, meant: dict[tuple[str, str], Any]) -> int:
 def _values(con: duckdb.DuckDBPyConnection, lengths: dict[str, int]) -> Counter[tuple[str, str]]:
     """Count the rows of each (identity, sequence), after a look at their lists."""
     rows = con.execute(
-        "SELECT values_id, sequence_id, len(direct), len(causal) FROM record.direction_values "
-        "UNION ALL SELECT signals_id, sequence_id, len(loss), coalesce(len(entropy), len(loss)) FROM record.signal_values"
+        "SELECT values_id, record.hex_id(sequence_id), len(direct), len(causal) FROM record.direction_values "
+        "UNION ALL SELECT signals_id, record.hex_id(sequence_id), len(loss), coalesce(len(entropy), len(loss)) FROM record.signal_values"
     ).fetchall()
     for values_id, sequence_id, one, other in rows:
         assert one == other == lengths.get(sequence_id), f"values {values_id} of {sequence_id} are not whole"
@@ -154,7 +147,8 @@ def _check_tokenized(con: Any, identity: str, num_rows: int, meant: Any, lengths
     assert meant is not None, f"a receipt of tokenizing {identity} that nobody wrote"
     tokenization_id, example_ids = meant
     links = con.execute(
-        "SELECT example_id, sequence_id FROM record.example_sequences WHERE tokenization_id = ?", [tokenization_id]
+        "SELECT record.hex_id(example_id), record.hex_id(sequence_id) FROM record.example_sequences WHERE tokenization_id = ?",
+        [tokenization_id],
     ).fetchall()
     wanted = set(example_ids)
     found = [row for row in links if row[0] in wanted]

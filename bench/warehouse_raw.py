@@ -93,8 +93,8 @@ QUERIES = {
     "kept_by_source": "SELECT source, count(*), sum(len(keep)), sum(len(list_filter(keep, lambda k: k))) FROM mask JOIN tokens USING (sequence_id) GROUP BY source",
     "value_by_source": f"SELECT source, count(*), avg((adapt_direct > 0)::INTEGER), {', '.join(f'avg({c})' for c in _COMPONENTS + _SIGNALS)} FROM (SELECT source, "
     f"{', '.join(f'unnest({c}) AS {c}' for c in _COMPONENTS + _SIGNALS)} FROM tokens) GROUP BY source",
-    "top_tokens": "SELECT token_id, count(*), avg(value), stddev_pop(value) FROM (SELECT unnest(list_transform("
-    "response_positions, lambda p: token_ids[p + 1])) AS token_id, unnest(adapt_direct) AS value FROM tokens) "
+    "top_tokens": "SELECT token_id, count(*), avg(value), stddev_pop(value) FROM (SELECT "
+    "unnest(token_ids[response_positions[1] + 1:response_positions[-1] + 1]) AS token_id, unnest(adapt_direct) AS value FROM tokens) "
     "GROUP BY token_id HAVING count(*) >= 5 ORDER BY 3 DESC LIMIT 20",
 }
 """By the names of the product's queries."""

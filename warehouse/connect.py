@@ -155,10 +155,11 @@ class Warehouse(Queries):
         return True
 
 
-def attach(con: duckdb.DuckDBPyConnection, path: Path, name: str = "alphatoken") -> None:
-    """Attach a database file for writing, creating it where it is missing."""
+def attach(con: duckdb.DuckDBPyConnection, path: Path, name: str = "alphatoken", *, read_only: bool = False) -> None:
+    """Attach a database file: for writing, creating it where it is missing, or read-only."""
     quoted = str(path).replace("'", "''")
-    con.execute(f"ATTACH '{quoted}' AS {name} (ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")  # DDL takes no parameters
+    how = "READ_ONLY, " if read_only else ""
+    con.execute(f"ATTACH '{quoted}' AS {name} ({how}ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")  # DDL takes no parameters
 
 
 def _create(folder: Path) -> None:

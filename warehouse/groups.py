@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from warehouse.blocks import Block
 from warehouse.policy_settings import Group
 from warehouse.ranking import Parts, ranked
 from warehouse.selection import Floats, Integers, ranks_in_rows, responses
-from warehouse.token_columns import Block, TokenColumns
+from warehouse.token_columns import TokenColumns
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,21 @@ the protected tokens. Within a response everything happens block by block; wider
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from warehouse import contamination
+from warehouse.blocks import Block
 from warehouse.contamination import Contamination
 from warehouse.groups import Groups, parts_of, per_sequence
 from warehouse.policy_settings import PolicySettings
 from warehouse.ranking import ranked
 from warehouse.scores import AnyScores, RandomScores, ValueScores, read_positions, to_37_bits
-from warehouse.selection import Floats, Integers, highest, num_of_share, ranks_in_rows, responses
-from warehouse.token_columns import Block, TokenColumns
+from warehouse.selection import Floats, Integers, highest, kth_highest, num_of_share, ranks_in_rows, responses
+from warehouse.token_columns import T, TokenColumns
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Mask:
     def rows(self) -> pa.Table:
         """Give the rows of record.mask_values, with `place` for the sequence."""
         schema = pa.schema([
-            ("place", pa.int64()), ("keep", pa.list_(pa.bool_())), ("weight", pa.list_(pa.float32())), ("num_kept", pa.uint32()),
+            ("place", pa.int64()), ("keep", pa.list_(pa.bool_())), ("weight", pa.list_(pa.float32())),
+            ("num_tokens", pa.uint32()), ("num_kept", pa.uint32()),
         ])  # fmt: skip
         return pa.Table.from_batches(self._batches(schema), schema)
 
@@ -57,7 +57,8 @@ class Mask:
                 weight = pa.ListArray.from_arrays(offsets, pa.array(self.weights[block.tokens]))
             places = pa.array(np.arange(first, first + len(block.lengths)))
             lists = pa.ListArray.from_arrays(offsets, pa.array(keep))
-            yield pa.RecordBatch.from_arrays([places, lists, weight, pa.array(num_kept)], schema=schema)
+            counts = (pa.array(block.lengths.astype(np.uint32)), pa.array(num_kept))
+            yield pa.RecordBatch.from_arrays([places, lists, weight, *counts], schema=schema)
             first += len(block.lengths)
 
 
@@ -76,8 +77,7 @@ class HeldOut:
     @classmethod
     def read(cls, columns: TokenColumns, settings: PolicySettings) -> "HeldOut":
         """Read what the policy names, while mask_sequences holds the validation set."""
-        for name in settings.stored_columns():
-            columns.read_values(name)
+        columns.read_values(settings.stored_columns())
         if settings.window > 1:
             read_positions(columns)
         return cls(columns, _protected(columns, settings))
@@ -102,28 +102,23 @@ def compute(columns: TokenColumns, settings: PolicySettings, held_out: HeldOut |
         return Mask(columns, np.ones(columns.num_tokens, np.bool_), no_weights)
     protected = _protected(columns, settings)
     counts, found = None, None
-    with ExitStack() as opened:
-        by_value = opened.enter_context(closing(ValueScores(columns, settings))) if settings.reads_values else None
-        if held_out is not None and by_value is not None:
-            found = _compare(columns, by_value, protected, held_out, settings)
-            threshold = -_LARGEST_SCORE if found.threshold is None else found.threshold * settings.scale()
-            settings = replace(settings, keep=1.0, threshold=threshold)
-            found = replace(found, threshold=None if found.threshold is None else threshold)
-        if by_value is not None and settings.select == "random":  # as many as by value
-            counts = np.concatenate([_no_counts(), *columns.each(lambda block: _num_reaching(by_value, settings, block, protected))])
-        scores = (
-            by_value
-            if by_value is not None and settings.select == "value"
-            else opened.enter_context(closing(RandomScores(columns, settings)))
-        )
-        selection = _Selection(columns, settings, scores, protected, counts)
-        keep, weights = selection.of_responses() if settings.scope == "response" else selection.of_groups()
-        if settings.soft == "score":
-            weights = np.concatenate([
-                np.empty(0, np.float32),
-                *columns.each(lambda block: _as_weights(scores.of(block) * settings.scale())),
-            ])
-            keep &= weights > 0
+    by_value = ValueScores(columns, settings) if settings.reads_values else None
+    if held_out is not None and by_value is not None:
+        found = _compare(columns, by_value, protected, held_out, settings)
+        threshold = -_LARGEST_SCORE if found.threshold is None else found.threshold * settings.scale()
+        settings = replace(settings, keep=1.0, threshold=threshold)
+        found = replace(found, threshold=None if found.threshold is None else threshold)
+    if by_value is not None and settings.select == "random":  # as many as by value
+        counts = np.concatenate([_no_counts(), *columns.each(lambda block: _num_reaching(by_value, settings, block, protected))])
+    scores = by_value if by_value is not None and settings.select == "value" else RandomScores(columns, settings)
+    selection = _Selection(columns, settings, scores, protected, counts)
+    keep, weights = selection.of_responses() if settings.scope == "response" else selection.of_groups()
+    if settings.soft == "score":
+        weights = np.concatenate([
+            np.empty(0, np.float32),
+            *columns.each(lambda block: _as_weights(scores.of(block) * settings.scale())),
+        ])
+        keep &= weights > 0
     keep |= protected
     if weights is not None:
         weights[protected] = 1
@@ -139,8 +134,8 @@ def _compare(
     columns: TokenColumns, scores: ValueScores, protected: NDArray[np.bool_], held_out: HeldOut, settings: PolicySettings
 ) -> Contamination:
     """Compare the scores of eligible training tokens with those of the validation set."""
-    with closing(ValueScores(held_out.columns, settings, among=scores)) as others:
-        clean = np.concatenate([np.empty(0), *held_out.columns.each(others.of)])[~held_out.protected]
+    others = ValueScores(held_out.columns, settings, among=scores)
+    clean = np.concatenate([np.empty(0), *held_out.columns.each(others.of)])[~held_out.protected]
 
     def count(edges: Floats) -> Integers:
         counts = np.zeros(len(edges) + 1, np.int64)
@@ -166,7 +161,7 @@ def _no_counts() -> Integers:
 def _protected(columns: TokenColumns, settings: PolicySettings) -> NDArray[np.bool_]:
     protected = np.zeros(columns.num_tokens, np.bool_)
     if settings.protect_end_of_turn:
-        found = columns.warehouse.run("masks/read_protected", first_row=columns.first_rows["contents"]).fetchnumpy()
+        found = columns.warehouse.run("masks/read_protected", first_row=columns.stored.first_rows["contents"]).fetchnumpy()
         protected[columns.starts[np.asarray(found["place"])] + np.asarray(found["token"]) - 1] = True
     return protected
 
@@ -226,43 +221,52 @@ class _Selection:
     def of_groups(self) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
         """Select in sources or the data set; returns (keep, weights)."""
         self.columns.fill("scores", np.float64, self._eligible)
-        read_positions(self.columns)  # they break ties
         groups = Groups.make(self.columns, self.settings.scope)
         counts = None if self.counts is None else np.bincount(groups.of_sequence, self.counts, groups.num).astype(np.int64)
         for group, blocks in groups.members(self.columns):
-            self._of_group(blocks, None if counts is None else counts[group : group + 1])
+            self._of_group(blocks, None if counts is None else int(counts[group]))
         self._keep_minimum()
         return self.keep, self.weights
 
-    def _of_group(self, blocks: Callable[[], Iterator[Block]], counts_R: Integers | None) -> None:
-        read = partial(self.columns.of, "scores")
-        eligible = np.empty(sum(block.num_tokens for block in blocks()))
-        size = 0
-        for block in blocks():
-            found = read(block)
-            found = found[~np.isnan(found)]
-            eligible[size : size + len(found)] = found
-            size += len(found)
-        eligible = eligible[:size]
-        num_kept = min(int(self._num_kept(eligible[None], np.array([size]), counts_R)[0]), size)
+    def _read(self, block: Block) -> Floats:
+        scores: Floats = self.columns.of("scores", block)
+        return scores
+
+    def _of_group(self, blocks: Callable[[], Iterator[Block]], count: int | None) -> None:
+        def each(work: Callable[[Floats], T]) -> list[T]:
+            return self.columns.each(lambda block: work(self._read(block)), blocks())
+
+        size = sum(each(lambda scores: int(np.count_nonzero(~np.isnan(scores)))))
+        num_kept = min(self._num_of_group(each, size) if count is None else count, size)
         if num_kept:
-            eligible.partition(size - num_kept)
-            threshold = eligible[size - num_kept]
-            room = num_kept - int(np.count_nonzero(eligible[size - num_kept :] > threshold))
-            del eligible
-            for block in blocks():
-                self.keep[block.tokens] = read(block) > threshold
-            self._keep_tied(blocks, threshold, room)
+            threshold, num_above, num_tied = kth_highest(each, size, num_kept)
+            fits = num_above + num_tied == num_kept
+
+            def keep(block: Block) -> None:
+                scores = self._read(block)
+                self.keep[block.tokens] = scores >= threshold if fits else scores > threshold
+
+            self.columns.each(keep, blocks())
+            if not fits:
+                self._keep_tied(blocks, threshold, num_kept - num_above)
         if self.weights is not None:
-            for places, _, last in ranked(parts_of(blocks, read), self.columns.num_tokens):
+            for places, _, last in ranked(parts_of(blocks, self._read), self.columns.num_tokens):
                 self.weights[places] = last / size
 
-    def _keep_tied(self, blocks: Callable[[], Iterator[Block]], threshold: np.float64, room: int) -> None:
+    def _num_of_group(self, each: Callable[[Callable[[Floats], int]], list[int]], size: int) -> int:
+        if self.settings.threshold is not None:
+            threshold = _threshold(self.settings)
+            return sum(each(lambda scores: int(np.count_nonzero(scores >= threshold))))
+        assert self.settings.keep != "auto", "auto became a threshold"
+        return int(num_of_share(self.settings.keep, np.array(size)))
+
+    def _keep_tied(self, blocks: Callable[[], Iterator[Block]], threshold: float, room: int) -> None:
         """Keep the first `room` of the tokens with a score of `threshold` by position, then sequence_id."""
+        read_positions(self.columns)
 
         def tied() -> Iterator[tuple[Block, Integers, NDArray[np.int32]]]:
             for block in blocks():
-                found = np.flatnonzero(self.columns.of("scores", block) == threshold)
+                found = np.flatnonzero(self._read(block) == threshold)
                 yield block, found, self.columns.of("positions", block)[found]
 
         counts = np.zeros(1, np.int64)

@@ -8,11 +8,12 @@ import yaml
 
 from warehouse import sql
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 VIEWS = (
-    "current_sequences", "mask_rows", "pairs", "pairs_all", "sequence_weights", "value_lists", "value_lists_all", "examples", "sequences", "snapshots", "token_values", "token_values_all",
-    "token_masks", "example_values", "scorings", "masks", "runs", "rejected_rows", "trainings", "training_metrics",
+    "current_sequences", "mask_rows", "masked_sequences", "current_pairs", "pairs_all", "sequence_weights", "value_lists", "value_lists_all",
+    "examples", "sequences", "pairs", "snapshots", "token_values", "token_values_all", "token_masks", "example_values", "scorings", "masks", "runs",
+    "rejected_rows", "trainings", "training_metrics",
 )  # fmt: skip
 """Files of sql/views, in an order in which each finds what it reads."""
 
@@ -47,6 +48,7 @@ def ensure_schema(con: duckdb.DuckDBPyConnection) -> None:
     if found == [(0,)]:
         con.execute("BEGIN")
         con.execute(sql.load("schema/tables"))
+        con.execute(sql.load("schema/macros"))
         con.execute("INSERT INTO record.meta VALUES ($version, make_timestamp(epoch_us(now())))", {"version": SCHEMA_VERSION})
         for name in VIEWS:
             con.execute(sql.load(f"views/{name}"))

@@ -16,7 +16,7 @@ from warehouse.policy_settings import BUILT_IN as BUILT_IN
 from warehouse.policy_settings import COLUMNS as COLUMNS
 from warehouse.policy_settings import DIRECTIONAL
 from warehouse.policy_settings import PolicySettings as PolicySettings
-from warehouse.token_columns import TokenColumns
+from warehouse.token_columns import Stored, TokenColumns
 from warehouse.write import GROUPS, OPTIONAL_SIGNALS, receipt
 
 logger = logging.getLogger("alphatoken")
@@ -208,20 +208,21 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
 def _prepare(
     warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None = None, known_rows_id: str | None = None,
     *, snapshot: str = "snapshot", scoring: str = "scoring",
-) -> dict[str, int]:  # fmt: skip
+) -> Stored:  # fmt: skip
     """Make mask_sequences, the sequences whose rows are to be computed: those of a branch, or all, that have no known rows.
 
     Returns:
-        for the contents and each group of values, the row of its table before which no sequence lies.
+        where their contents and values are stored.
 
     Raises:
         ValueError: values, or a signal, are missing.
     """
     ids = {"snapshot_id": warehouse.pointer(snapshot), "tokenization_id": warehouse.pointer("tokenization")}
     warehouse.run("masks/create_new", known_rows_id=known_rows_id, branch=branch, **ids)
-    warehouse.run("masks/create_sequences", scoring=scoring)
+    identities = dict(zip(GROUPS, _one_row(warehouse, "masks/get_values_ids", scoring=scoring), strict=True))
+    warehouse.run("masks/create_sequences", **identities)
     warehouse.run("masks/drop_new")
-    return _check_complete(warehouse, policy, settings, scoring)
+    return Stored(_check_complete(warehouse, policy, settings, scoring), identities)
 
 
 def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> Mask:
@@ -239,8 +240,8 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
     try:
         with warehouse.scratch("mask") as folder, warehouse.scratch("mask_held_out") as other_folder:
             held_out = _read_held_out(warehouse, policy, settings, other_folder) if settings.compares else None
-            first_rows = _prepare(warehouse, policy, settings, branch, known_rows_id)
-            return compute(TokenColumns(warehouse, folder, first_rows), settings, held_out)
+            stored = _prepare(warehouse, policy, settings, branch, known_rows_id)
+            return compute(TokenColumns(warehouse, folder, stored), settings, held_out)
     except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         if settings.expression is None:
             raise
@@ -253,15 +254,15 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
 def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> HeldOut:
     kind = warehouse.one("ingest/get_kind", snapshot_id=warehouse.pointer("validation"), role="validation")
     branch = "chosen" if kind == ("preference",) else None  # of pairs, the responses that the training data ought to look like
-    first_rows = _prepare(warehouse, policy, settings, branch, snapshot="validation", scoring="held_out")
-    return HeldOut.read(TokenColumns(warehouse, folder, first_rows, scoring="held_out"), settings)
+    stored = _prepare(warehouse, policy, settings, branch, snapshot="validation", scoring="held_out")
+    return HeldOut.read(TokenColumns(warehouse, folder, stored), settings)
 
 
 def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings, scoring: str) -> dict[str, int]:
     """Compare what the policy reads with what is stored.
 
     Returns:
-        as `_prepare`.
+        for the contents and each group of values, the row of its table before which no sequence lies.
 
     Raises:
         ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
@@ -290,7 +291,7 @@ def _current_ids(warehouse: Warehouse) -> dict[str, str | None]:
     return {"snapshot_id": warehouse.pointer("snapshot"), "tokenization_id": warehouse.pointer("tokenization")}
 
 
-def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[int, ...]:
-    row: tuple[int, ...] | None = warehouse.one(name, **parameters)
+def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = warehouse.one(name, **parameters)
     assert row is not None, f"{name} has exactly one row"
     return row

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from warehouse.token_columns import Block
+from warehouse.blocks import Block
 
 Floats = NDArray[np.float64]
 

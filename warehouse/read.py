@@ -9,7 +9,6 @@ import polars as pl
 
 from warehouse import faults, named_queries, sql
 from warehouse.queries import Queries
-from warehouse.reader_options import LOCKED_DOWN
 from warehouse.release import Release, connect
 
 
@@ -26,10 +25,8 @@ class Reader(Queries):
 
         Args:
             folder: the warehouse's folder.
-            allow_files: whether queries may read and write other files. The release stays read-only. All readers that a process has
-                open at one time must have the same.
+            allow_files: whether queries may read and write other files. The release stays read-only.
             memory_limit: what DuckDB may hold in memory, as it writes sizes, before it spills to disk; None: 3 GB, less on a small machine.
-                All readers that a process has open at one time must have the same.
 
         Raises:
             NoReleaseError: there is none.
@@ -37,7 +34,7 @@ class Reader(Queries):
             DamagedDatabaseError: its file is damaged.
             IOException: its file cannot be read.
         """
-        con, release = connect(folder, LOCKED_DOWN | {"enable_external_access": allow_files}, memory_limit=memory_limit)
+        con, release = connect(folder, allow_files=allow_files, memory_limit=memory_limit)
         super().__init__(con)
         self.release: Release = release
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,12 +20,11 @@ from typing import Any
 
 import duckdb
 
-from warehouse import durable, faults
+from warehouse import durable, faults, reader_options
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.digests import digest
 from warehouse.holds import held
 from warehouse.migrate import check_version
-from warehouse.reader_options import LOCKED_DOWN, bounds, remove_spilled
 
 _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of a file (btrfs, xfs, ...) instead of copying them."""
@@ -87,15 +86,15 @@ def current_release(folder: Path) -> Release:
 
 
 def connect(
-    folder: Path, options: Mapping[str, Any], mark: str | None = None, memory_limit: str | None = None
+    folder: Path, mark: str | None = None, *, allow_files: bool = False, memory_limit: str | None = None
 ) -> tuple[duckdb.DuckDBPyConnection, Release]:
     """Open the current release read-only; look again when it is pruned between the look at CURRENT and the opening.
 
     Args:
         folder: the warehouse's folder.
-        options: of the connection.
         mark: name of a file that names this process as a reader, so that the release is not pruned meanwhile; None for none. In a folder
             that cannot be written there is no mark; the file stays readable for whoever has it open.
+        allow_files: whether SQL may reach other files.
         memory_limit: what DuckDB may hold in memory; None for `reader_options.bounds`.
 
     Returns:
@@ -114,8 +113,8 @@ def connect(
                 with _where_writable():
                     (release.folder / mark).touch()
             with faults.reading(release.release_id, release.folder):
-                limits = bounds(folder / "releases", release.release_id, memory_limit)
-                con = duckdb.connect(str(release.database), read_only=True, config={**options, **limits})
+                limits = reader_options.bounds(folder / "releases", release.release_id, memory_limit)
+                con = reader_options.connect(release.database, limits, allow_files=allow_files)
                 try:
                     check_version(con)
                 except BaseException:
@@ -232,7 +231,7 @@ def outdated(folder: Path, keep: int, *, num_to_come: int = 0) -> list[Release]:
 def prune_releases(folder: Path, keep: int) -> None:
     """Remove outdated releases and what killed runs left of others. Call it while holding the writer's lock."""
     releases = folder / "releases"
-    remove_spilled(releases)
+    reader_options.remove_spilled(releases)
     for leftover in releases.glob(".*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -261,7 +260,7 @@ def opened(folder: Path) -> Generator[tuple[duckdb.DuckDBPyConnection, Release]]
         (connection, release).
     """
     mark = f"reader-{os.getpid()}-{next(_numbers)}"  # one for each: another reader of this process may be done earlier
-    con, release = connect(folder, LOCKED_DOWN, mark)
+    con, release = connect(folder, mark)
     try:
         with con, faults.reading(release.release_id, release.folder):
             yield con, release

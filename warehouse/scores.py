@@ -6,18 +6,18 @@ The expression, ours or a user's, is evaluated by DuckDB on flat columns in a da
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from warehouse import sql
-from warehouse.expressions import CLOSED, Expression
+from warehouse.blocks import Block
+from warehouse.expressions import Expression, closed
 from warehouse.groups import Groups, Statistics, statistics, twice_ranks, twice_ranks_among
 from warehouse.policy_settings import COLUMNS, DIRECTIONAL, KNOWN, PolicySettings
 from warehouse.pooling import pooled
 from warehouse.selection import Floats, Integers
-from warehouse.token_columns import Block, TokenColumns
+from warehouse.token_columns import TokenColumns, by_group
 
 _MANY_TOKENS = 1 << 26
 """Beyond that many tokens, columns are normalised one after the other: ranking one takes 4 bytes per token and half a gigabyte."""
@@ -61,21 +61,20 @@ class ValueScores:
             wanted.setdefault(column, set()).add(form)
         with ThreadPoolExecutor(columns.num_workers if columns.num_tokens <= _MANY_TOKENS else 1) as pool:
             prepared = []
-            for column, forms in wanted.items():
+            for group, stored in by_group(wanted).items():
                 if among is None:
-                    columns.read_values(column)
-                prepared.append(pool.submit(self._prepare, column, forms, among))
+                    columns.read_group(group, stored)
+                prepared += [pool.submit(self._prepare, column, wanted[column], among) for column in stored.values()]
                 if columns.num_tokens > _MANY_TOKENS:
                     wait(prepared)
             for future in prepared:
                 future.result()
         if settings.window > 1 and among is None:
             read_positions(columns)
-        self._con = duckdb.connect(config=CLOSED | {"threads": 1})
-        # A macro takes no parameters. Its body is a sum of names from our own tables, or what DuckDB printed of a tree that was checked
+        # A macro's body takes no parameters. It is a sum of names from our own tables, or what DuckDB printed of a tree that was checked
         # node by node (expressions.py); the weights are parameters of the statement that calls it.
         parameters = ", ".join([*KNOWN, *(f"weight_{column}" for column in COLUMNS)])
-        self._con.execute(f"CREATE MACRO mask_score({parameters}) AS ({self._expression.text})")
+        self._macro = f"CREATE TEMP MACRO mask_score({parameters}) AS ({self._expression.text})"
         self._weights = {column: settings.weights.get(column, 0.0) / settings.scale() for column in COLUMNS}
 
     def _prepare(self, column: str, forms: set[str], among: "ValueScores | None") -> None:
@@ -103,10 +102,6 @@ class ValueScores:
         """Give a column as the score takes it: without ω where only the order counts."""
         return self._columns.of(column, block) if self._order_alone else self._columns.values(column, block)
 
-    def close(self) -> None:
-        """Close the database of the expression."""
-        self._con.close()
-
     def of(self, block: Block) -> Floats:
         """Compute the scores of a block, rounded: sums that are equal on paper (the ranks 0.2 + 0.4 and 0 + 0.6) differ in the last of 53 bits.
 
@@ -116,21 +111,23 @@ class ValueScores:
             [T], NaN where the expression is NULL or not a number of at most 1e300 in size.
         """
         scores = self._evaluate(block)
-        scores[~(np.abs(scores) <= 1e300)] = np.nan
+        finite = np.abs(scores) <= 1e300
+        if not finite.all():
+            scores[~finite] = np.nan
         if self._settings.window > 1:
             scores = pooled(scores, block, self._columns.of("positions", block), self._settings.window // 2)
         return to_37_bits(scores)
 
     def _evaluate(self, block: Block) -> Floats:
         absent = pa.nulls(block.num_tokens, pa.float64())  # one for all that the expression does not name
-        values = {name: pa.array(self._column(name, block), from_pandas=True) for name in self._expression.columns}
-        cursor = self._con.cursor()
-        cursor.register("token", pa.table({name: values.get(name, absent) for name in KNOWN}))
-        found = cursor.sql(sql.load("masks/score_tokens"), params=self._weights).to_arrow_table()
-        scores: Floats = found.column(0).combine_chunks().to_numpy(zero_copy_only=False)
-        return scores if scores.flags.writeable else scores.copy()
+        values = {name: _nullable(self._column(name, block)) for name in self._expression.columns}
+        with closed() as con:
+            con.execute(self._macro)
+            con.register("token", pa.table({name: values.get(name, absent) for name in KNOWN}))
+            scores: Floats = np.ma.filled(con.execute(sql.load("masks/score_tokens"), self._weights).fetchnumpy()["score"], np.nan)
+        return scores
 
-    def _column(self, name: str, block: Block) -> Floats:
+    def _column(self, name: str, block: Block) -> NDArray[np.floating]:
         if name.startswith("rank_"):
             twice = self._columns.of(name, block)
             others = self._groups.per_token(block, self._sizes[name.removeprefix("rank_")] - 1)
@@ -145,8 +142,7 @@ class ValueScores:
             values: Floats = np.subtract(self._values(column, block), means, dtype=np.float64)
             values *= self._groups.per_token(block, found.factors)
             return values
-        stored: Floats = self._values(name, block).astype(np.float64)
-        return stored
+        return self._values(name, block)
 
 
 class RandomScores:
@@ -157,13 +153,10 @@ class RandomScores:
 
     def __init__(self, columns: TokenColumns, settings: PolicySettings) -> None:
         self._columns = columns
-        columns.read_values("adapt_direct")
+        columns.read_values(["adapt_direct"])
         read_positions(columns)
         keys = columns.warehouse.run("masks/read_keys", seed=str(settings.seed)).fetchnumpy()["key"]
         self._keys = np.asarray(keys, dtype=np.uint64)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def of(self, block: Block) -> Floats:
         """Compute the scores of a block."""
@@ -180,11 +173,17 @@ AnyScores = ValueScores | RandomScores
 
 
 def read_positions(columns: TokenColumns) -> None:
-    """Put the response positions aside."""
-    columns.read("positions", "masks/read_positions", np.int32, first_row=columns.first_rows["contents"])
+    """Put the response positions aside, where they are not yet."""
+    if not columns.holds("positions"):
+        columns.read({"response_positions": "positions"}, "masks/read_positions", np.int32, first_row=columns.stored.first_rows["contents"])
 
 
 def to_37_bits(scores: Floats) -> Floats:
     """Round to 37 bits (Veltkamp)."""
     wide = scores * 65537
     return wide - (wide - scores)
+
+
+def _nullable(values: NDArray[np.floating]) -> pa.Array:
+    """Wrap values; NaN becomes NULL. A search for NaN costs a tenth of the conversion that most columns do not need."""
+    return pa.array(values, from_pandas=bool(np.isnan(values).any()))

@@ -3,14 +3,15 @@
 NaN stands for NULL: a token without a value, or one that is not eligible. Two shapes of group need two ways, both exact:
 
 - a response is a row of a matrix. Responses of about one length are put side by side, so that one vectorised sort serves them all;
-- a source or the data set is one long array, of which only the k-th highest value is wanted (a partition, no sort); its ranks, which
-  need a sort, are in ranking.py.
+- a source or the data set is one long array, of which only the k-th highest value is wanted (no sort); its ranks, which need one, are in
+  ranking.py.
 
 Letters: R rows, N places of a row, T tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-_MATRIX_PLACES = 1 << 17
-"""Places of a matrix of responses: 1 MB of scores, which stays in the processor's cache."""
+_MATRIX_PLACES = 1 << 15
+"""Places of a matrix of responses: 256 KB of scores, which stays in the processor's cache, and rows of about one length."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def num_of_share(keep: float, num_eligible: Integers) -> Integers:
     return counts
 
 
+_SAMPLED = 61
+"""Of so many values one is in the sample of `kth_highest`."""
+
+
 def highest(scores_RN: Floats, num_kept_R: Integers) -> Flags:
     """Tell the `num_kept` highest of each row, at most as many as are eligible; of equal scores those further left.
 
@@ -97,6 +102,45 @@ def highest(scores_RN: Floats, num_kept_R: Integers) -> Flags:
         tied_RN &= np.cumsum(tied_RN, axis=1) <= room_R
     kept_RN: Flags = above_RN | tied_RN
     return kept_RN
+
+
+def kth_highest(each: Callable[[Callable[[Floats], Any]], list[Any]], num_values: int, k: int) -> tuple[float, int, int]:
+    """Find the k-th highest of values that come in parts and are never held together.
+
+    A sorted sample tells between which two values it lies; only those between are gathered. A sample that misleads, as that of values in an
+    odd order may, is noticed by the counts, and all values are gathered then.
+
+    Args:
+        each: applies a function to every part, NaN included, and lists the results.
+        num_values: values that are not NaN.
+        k: from 1 to `num_values`.
+
+    Returns:
+        (the value, how many are above it, how many equal it).
+    """
+    sample = np.sort(np.concatenate(each(_sampled)))
+    place, spread = len(sample) * (1 - k / num_values), 3 * len(sample) ** 0.5 + 1  # six deviations at the least
+    first, last = int(place - spread), int(place + spread) + 1
+    low = sample[first] if first >= 0 else -np.inf
+    high = sample[last] if last < len(sample) else np.inf
+    num_above, inside = _between(each, low, high)
+    if not num_above < k <= num_above + len(inside):
+        num_above, inside = _between(each, -np.inf, np.inf)
+    index = len(inside) - (k - num_above)
+    inside.partition(index)
+    value = float(inside[index])
+    return value, num_above + int(np.count_nonzero(inside[index:] > value)), int(np.count_nonzero(inside == value))
+
+
+def _sampled(values: Floats) -> Floats:
+    found = values[::_SAMPLED]
+    return found[~np.isnan(found)]
+
+
+def _between(each: Callable[[Callable[[Floats], Any]], list[Any]], low: float, high: float) -> tuple[int, Floats]:
+    """Count the values above `high`, and gather those from `low` to `high`."""
+    found = each(lambda values: (int(np.count_nonzero(values > high)), values[(values >= low) & (values <= high)]))
+    return sum(num for num, _ in found), np.concatenate([inside for _, inside in found])
 
 
 def ranks_in_rows(values_RN: Floats) -> tuple[Integers, Integers]:

@@ -4,8 +4,9 @@
 and read a block at a time: mapped pages would count as memory of the process.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -16,43 +17,47 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from warehouse.blocks import Block, Integers
 from warehouse.connect import Warehouse
 from warehouse.policy_settings import DIRECTIONAL
 
-Integers = NDArray[np.int64]
 T = TypeVar("T")
 
 _BLOCK_TOKENS = 1 << 19
+_FEWEST_BLOCK_TOKENS = 1 << 16
 _BATCH_SEQUENCES = 8192
 _HELD_BYTES = 768 << 20
 
 
+_DIRECTION = ("direct", "causal")
+_SIGNALS = ("loss", "entropy", "margin", "el2n", "grad_norm")
+
+
+def by_group(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Sort columns of values by the group (`write.GROUPS`) that they are stored in.
+
+    Returns:
+        for each group, the columns of its table to the given names: adapt to {direct: adapt_direct, ...}.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        model, _, rest = name.partition("_")
+        group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(model, "signals")
+        groups.setdefault(group, {})[name if group == "signals" else rest] = name
+    return groups
+
+
 @dataclass(frozen=True)
-class Block:
-    """Some sequences and their tokens, neighbours or not.
+class Stored:
+    """Where contents and values of mask_sequences are stored.
 
     Attributes:
-        sequences: their places.
-        tokens: the indices of their tokens.
-        lengths: response tokens of each.
+        first_rows: for `contents` and each group of values (`write.GROUPS`), the row of its table before which no sequence lies.
+        identities: of each group of values.
     """
 
-    sequences: slice | Integers
-    tokens: slice | Integers
-    lengths: Integers
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all."""
-        return int(self.tokens.stop - self.tokens.start) if isinstance(self.tokens, slice) else len(self.tokens)
-
-    def indices(self, chosen: Integers) -> Integers:
-        """Turn indices into the block's tokens into indices into all."""
-        return chosen + self.tokens.start if isinstance(self.tokens, slice) else self.tokens[chosen]
-
-    def per_token(self, per_sequence: NDArray[Any]) -> NDArray[Any]:
-        """Repeat what each sequence of the block has for each of its tokens."""
-        return np.repeat(per_sequence, self.lengths)
+    first_rows: Mapping[str, int]
+    identities: Mapping[str, str]
 
 
 class TokenColumns:
@@ -65,26 +70,25 @@ class TokenColumns:
         numbers: its ordinal by sequence_id.
         sources: ordinal of its source.
         num_tokens: tokens of all.
-        first_rows: for the contents and each group of values, the row of its table before which no sequence lies.
+        stored: where contents and values lie.
         weights: where the examples are pairs, what the values of a direction are multiplied by (ω); None otherwise.
         num_workers: threads that `each` uses.
     """
 
-    def __init__(self, warehouse: Warehouse, folder: Path, first_rows: Mapping[str, int], scoring: str = "scoring") -> None:
+    def __init__(self, warehouse: Warehouse, folder: Path, stored: Stored) -> None:
         """Read the sequences; no values yet.
 
         Args:
             warehouse: the open warehouse, with mask_sequences.
             folder: an empty folder for the columns.
-            first_rows: for the contents and each group of values (`write.GROUPS`), the row of its table before which no sequence lies.
-            scoring: name of the pointer to the scoring.
+            stored: where their contents and values lie.
         """
-        self.warehouse, self._folder, self.first_rows, self._scoring = warehouse, folder, first_rows, scoring
+        self.warehouse, self._folder, self.stored = warehouse, folder, stored
         self._held: dict[str, NDArray[Any]] = {}
         self._in_memory: set[str] = set()
         self._lock = Lock()
         self._types: dict[str, np.dtype[Any]] = {}
-        found = warehouse.run("masks/read_sequences", first_row=first_rows["contents"]).fetchnumpy()
+        found = warehouse.run("masks/read_sequences", first_row=stored.first_rows["contents"]).fetchnumpy()
         self.numbers, self.sources, self.lengths = (
             np.asarray(found[name], dtype=np.int64) for name in ("number", "source_number", "num_tokens")
         )
@@ -96,11 +100,12 @@ class TokenColumns:
         self.num_workers = int(warehouse.con.execute("SELECT current_setting('threads')").fetchall()[0][0])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield blocks of about half a million tokens, in order; one of a single longer sequence."""
+        """Yield blocks of about half a million tokens, smaller where there are few, in order; one of a single longer sequence."""
         begin, size = 0, len(self.lengths)
+        block_tokens = min(max(self.num_tokens // 4, _FEWEST_BLOCK_TOKENS), _BLOCK_TOKENS)
         while begin < size:
             start = int(self.starts[begin])
-            end = max(begin + 1, int(np.searchsorted(self.starts, start + _BLOCK_TOKENS)))
+            end = max(begin + 1, int(np.searchsorted(self.starts, start + block_tokens)))
             stop = int(self.starts[end]) if end < size else self.num_tokens
             yield Block(slice(begin, end), slice(start, stop), self.lengths[begin:end])
             begin = end
@@ -115,15 +120,39 @@ class TokenColumns:
             within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             yield Block(members, np.repeat(self.starts[members], lengths) + within, lengths)
 
-    def each(self, work: Callable[[Block], T]) -> list[T]:
-        """Do something to every block, on several threads, and return the results in order; NumPy and DuckDB compute without the GIL."""
-        with ThreadPoolExecutor(self.num_workers) as pool:
-            return list(pool.map(work, self.blocks()))
+    def each(self, work: Callable[[Block], T], blocks: Iterator[Block] | None = None) -> list[T]:
+        """Do something to every block, or to some, on several threads; NumPy and DuckDB compute without the GIL.
 
-    def read_values(self, name: str) -> None:
-        """Read a stored column and put it aside; NaN where it is NULL."""
-        group = {"adapt": "adapt", "stab": "stab", "ref": "ref_signals"}.get(name.partition("_")[0], "signals")
-        self.read(name, "masks/read_column", np.float32, name=name, first_row=self.first_rows[group], scoring=self._scoring)
+        Few blocks are made ahead: one of sequences that are no neighbours holds an index per token.
+
+        Returns:
+            the results, in order.
+        """
+        results: list[T] = []
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            waiting: deque[Future[T]] = deque()
+            for block in self.blocks() if blocks is None else blocks:
+                if len(waiting) == 2 * self.num_workers:
+                    results.append(waiting.popleft().result())
+                waiting.append(pool.submit(work, block))
+            return results + [one.result() for one in waiting]
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a column is put aside."""
+        return name in self._types
+
+    def read_values(self, names: Iterable[str]) -> None:
+        """Read stored columns and put them aside; NaN where they are NULL."""
+        for group, columns in by_group(names).items():
+            self.read_group(group, columns)
+
+    def read_group(self, group: str, columns: Mapping[str, str]) -> None:
+        """Read columns of one group of values, as `by_group` gives them, and put them aside."""
+        is_direction = group in ("adapt", "stab")
+        statement, stored = ("masks/read_direction", _DIRECTION) if is_direction else ("masks/read_signals", _SIGNALS)
+        asked = {column: column in columns for column in stored}
+        first_row, identity = self.stored.first_rows[group], self.stored.identities[group]
+        self.read(columns, statement, np.float32, group=group, first_row=first_row, identity=identity, **asked)
 
     def values(self, name: str, block: Block) -> NDArray[np.floating]:
         """Give a column's values of a block; those of a direction times the weights of their sequences, in float64, where there are some."""
@@ -133,34 +162,38 @@ class TokenColumns:
         weighted: NDArray[np.floating] = flat * block.per_token(self.weights[block.sequences])
         return weighted
 
-    def read(self, name: str, statement: str, kind: type[np.generic], /, **parameters: Any) -> None:
-        """Read a column from lists and put it aside.
+    def read(self, names: Mapping[str, str], statement: str, kind: type[np.generic], /, **parameters: Any) -> None:
+        """Read columns from lists and put them aside.
 
         Args:
-            name: of the column.
-            statement: an SQL file that gives (place, list) of every sequence once; a list that is NULL makes its tokens NaN, or 0 in a column of
-                integers, as does a NULL in a list.
-            kind: of the column.
+            names: columns of the statement to the names under which they are put aside.
+            statement: an SQL file that gives the place and the lists of every sequence once; a list that is NULL makes its tokens NaN, or 0 in
+                a column of integers, as does a NULL in a list.
+            kind: of the columns.
             parameters: of the statement.
 
         Raises:
             ValueError: a list is not as long as its response, or a sequence has none.
         """
-        self._make(name, kind)
+        for name in names.values():
+            self._make(name, kind)
         num_read = 0
         for batch in self.warehouse.batches(statement, _BATCH_SEQUENCES, **parameters):
-            places, lists = batch.columns
-            num_read += len(places)
-            if lists.null_count:
-                valid = lists.is_valid()
-                self._clear(name, places.filter(lists.is_null()).to_numpy())
-                places, lists = places.filter(valid), lists.filter(valid)
-            self._place(name, places.to_numpy(), lists)
+            num_read += batch.num_rows
+            for column, name in names.items():
+                self._place_lists(name, batch.column("place"), batch.column(column))
         if num_read != len(self.lengths):
+            told = " and ".join(names.values())
             raise ValueError(
-                f"{self.warehouse.folder}: {num_read} of {len(self.lengths)} sequences have a row of {name}; the warehouse is damaged: value the "
+                f"{self.warehouse.folder}: {num_read} of {len(self.lengths)} sequences have a row of {told}; the warehouse is damaged: value the "
                 "tokens again in a new warehouse.path"
             )
+
+    def _place_lists(self, name: str, places: pa.Array, lists: pa.ListArray) -> None:
+        if lists.null_count:
+            self._clear(name, places.filter(lists.is_null()).to_numpy())
+            places, lists = places.filter(lists.is_valid()), lists.filter(lists.is_valid())
+        self._place(name, places.to_numpy(), lists)
 
     def _clear(self, name: str, places: Integers) -> None:
         nothing = np.nan if self._types[name].kind == "f" else 0

@@ -8,6 +8,7 @@ import pytest
 from bench.worlds.selections import keep_share, pooled, rank, zscore
 from bench.worlds.values import TokenTable
 from tasks.settings import load
+from tests.warehouse.ids import full, short
 from tests.warehouse.test_policies import Sequence, append, fill, mask_of, weights_of
 from warehouse.connect import Warehouse
 from warehouse.policies import COLUMNS, PolicySettings, write_mask
@@ -110,9 +111,11 @@ def test_sepo_keeps_the_tokens_of_highest_reward_of_chosen_and_of_lowest_of_reje
             Sequence(name, [3, 4, 5, 6], {**values, "loss": [4.0 - r for r in reward], "ref_loss": [4.0] * 4}, sources=())
             for name, reward in rewards.items()
         ])  # fmt: skip
-        opened.con.execute("INSERT INTO record.snapshot_examples VALUES ('snapshot', 'a', 1, NULL, NULL, 'f', 1)")
+        opened.con.execute("INSERT INTO record.snapshot_examples VALUES ('snapshot', ?, 1, NULL, NULL, 'f', 1)", [full("a")])
         for branch, name in (("chosen", "good"), ("rejected", "bad")):
-            opened.con.execute("INSERT INTO record.example_sequences VALUES ('tok', 'a', ?, ?, 0, 0, NULL, NULL)", [branch, name])
+            opened.con.execute(
+                "INSERT INTO record.example_sequences VALUES ('tok', ?, ?, ?, 0, 0, NULL, NULL)", [full("a"), branch, full(name)]
+            )
         opened.con.execute(
             "INSERT INTO record.snapshots VALUES ('snapshot', 'train', 'preference', 1, 1, 0, 'run', TIMESTAMP '2026-01-01')"
         )
@@ -128,6 +131,6 @@ def test_sepo_keeps_the_tokens_of_highest_reward_of_chosen_and_of_lowest_of_reje
 def _pair_rows(opened: Warehouse, settings: PolicySettings) -> dict[str, list[float]]:
     receipt = write_mask(opened, "policy", settings, "run")
     rows = opened.con.execute(
-        "SELECT sequence_id, coalesce(weight, keep::FLOAT[]) FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]
+        "SELECT record.hex_id(sequence_id), coalesce(weight, keep::FLOAT[]) FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]
     )
-    return dict(rows.fetchall())
+    return short(dict(rows.fetchall()))

@@ -30,7 +30,7 @@ def held_out_of(project):
     """Rows of the validation set's scoring: sequence to (direct, causal)."""
     rows = project.live(
         """
-        SELECT v.sequence_id, v.direct, v.causal
+        SELECT record.hex_id(v.sequence_id), v.direct, v.causal
         FROM record.direction_values AS v JOIN record.scorings AS s ON s.adapt_values_id = v.values_id
         WHERE s.scoring_id = (SELECT value FROM record.pointers WHERE name = 'held_out')
         """
@@ -40,7 +40,7 @@ def held_out_of(project):
 
 def test_each_fold_is_valued_against_the_gradient_of_the_others(valued_auto):
     found = held_out_of(valued_auto)
-    rows = valued_auto.live("SELECT sequence_id, token_ids, response_positions FROM record.sequences")
+    rows = valued_auto.live("SELECT record.hex_id(sequence_id), token_ids, response_positions FROM record.sequences")
     sequences = {name: (ids, positions) for name, ids, positions in rows if name in found}
     assert len(sequences) == len(found) > 2 * FOLDS
     warmup = next(iter((valued_auto.warehouse / "artifacts").glob("warmup-*")))

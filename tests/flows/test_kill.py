@@ -79,7 +79,7 @@ def test_finished_parts_are_kept_when_the_data_change_before_the_next_run(prepar
     rows = project.train_rows()
     project.write_train(rows[:38])
     driver.run("value", folder=str(project.folder))
-    now = {s for (s,) in project.live("SELECT DISTINCT sequence_id FROM record.direction_values")}
+    now = {s for (s,) in project.live("SELECT DISTINCT record.hex_id(sequence_id) FROM record.direction_values")}
     current = {s for (s,) in project.live("SELECT sequence_id FROM sequences")}
     assert now == finished | current
     check_order(project)

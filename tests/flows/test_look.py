@@ -5,10 +5,11 @@ import sys
 
 from tests.flows.driver import ROOT
 from tests.flows.test_cli import _SCRIPT
+from tests.warehouse.ids import beginning, full, short
 
 
 def test_they_load_neither_torch_nor_prefect(pairs, tmp_path):
-    lines = [f"report|--warehouse|{pairs}|--out|{tmp_path / 'a.html'}", f"show|e01|--warehouse|{pairs}"]
+    lines = [f"report|--warehouse|{pairs}|--out|{tmp_path / 'a.html'}", f"show|{full('e01')}|--warehouse|{pairs}"]
     subprocess.run([sys.executable, "-c", _SCRIPT, *lines], cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "a.html").stat().st_size > 10_000
 
@@ -32,13 +33,13 @@ def test_a_report_of_what_is_not_there_says_so(pairs, call, tmp_path):
 
 
 def test_show_completes_an_id_and_names_what_it_cannot_find(pairs, call):
-    status, out, err = call("show", "e01", "--warehouse", pairs, "--column", "loss", "--policy", "full")
+    status, out, err = call("show", beginning("e01"), "--warehouse", pairs, "--column", "loss", "--policy", "full")
     assert (status, err.startswith("release ")) == (0, True)
-    assert out.startswith("e01 (chosen), policy full: 14 of 14 tokens kept, mean loss ")
+    assert short(out).startswith("e01 (chosen), policy full: 14 of 14 tokens kept, mean loss ")
     for given, says in (
-        (["e0"], "several examples begin with 'e0'"),
+        ([beginning("e0")], f"several examples begin with '{beginning('e0')}'"),
         (["x"], "there is no example 'x'"),
-        (["e01", "--column", "x"], "no column of values 'x'"),
+        ([full("e01"), "--column", "x"], "no column of values 'x'"),
     ):
         status, out, err = call("show", *given, "--warehouse", pairs)
         assert (status, out) == (1, "")

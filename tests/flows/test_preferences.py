@@ -200,8 +200,9 @@ def test_values_are_those_of_the_dpo_objective_and_tell_what_a_step_on_a_token_d
     direction = torch.autograd.grad(loss, parameters)
     rows = paired_once.sql(
         """
-        SELECT branch, token_ids, response_positions, adapt_direct, pairs.weight FROM record.value_lists JOIN pairs USING (example_id)
-        WHERE example_id IN (SELECT example_id FROM pairs ORDER BY example_id LIMIT 2) ORDER BY example_id, branch
+        SELECT branch, token_ids, response_positions, adapt_direct, pairs.weight
+        FROM record.value_lists JOIN record.current_pairs AS pairs USING (example_id)
+        WHERE example_id IN (SELECT example_id FROM record.current_pairs ORDER BY example_id LIMIT 2) ORDER BY example_id, branch
         """
     )
     assert [row[0] for row in rows] == ["chosen", "rejected"] * 2
@@ -332,7 +333,7 @@ def test_the_papers_estimator_gives_rejected_responses_the_opposite_sign(paired)
     values = {}
     for ids, branch, direct, causal in paired.sql(
         """
-        SELECT token_ids, branch, direct, causal FROM sequences JOIN record.direction_values USING (sequence_id)
+        SELECT token_ids, branch, direct, causal FROM record.current_sequences JOIN record.direction_values USING (sequence_id)
         JOIN scorings ON is_current AND values_id = adapt_values_id
         """
     ):

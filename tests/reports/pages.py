@@ -1,7 +1,8 @@
-"""A warehouse of preference pairs, written by hand: texts that try to break a page, values at their bounds, two scorings, three trainings."""
+"""Preference pairs e00, e01, ... written by hand: texts that try to break a page, values at their bounds, two scorings, three trainings."""
 
 import json
 
+from tests.warehouse.ids import full
 from warehouse.connect import Warehouse
 from warehouse.release import write_release
 
@@ -73,7 +74,8 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
         )
         names = [("default", "m1", json.dumps(policy)), ("full", "m2", json.dumps({"select": "all"}))]
         for number in range(num_examples):
-            example = f"e{number:02d}"
+            name = f"e{number:02d}"
+            example = full(name)
             insert("examples", [(example, json.dumps({"prompt": "the cat"}))])
             insert(
                 "snapshot_examples",
@@ -81,7 +83,7 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
             )
             for branch in branches:
                 ids = response(number, branch)
-                sequence = f"{example}-{branch}"
+                sequence = full(f"{name}-{branch}")
                 positions = list(range(len(PROMPT), len(PROMPT) + len(ids)))
                 insert("example_sequences", [("tok", example, branch, sequence, 0, 0, None, None)])
                 insert("sequences", [(sequence, [*PROMPT, *ids], positions, positions[-1:])])
@@ -97,8 +99,11 @@ def make(folder, branches=("chosen", "rejected"), num_examples=NUM_EXAMPLES):
                         [(signals_id, sequence, loss, loss if signals_id == "G" else None)],
                         "(signals_id, sequence_id, loss, entropy)",
                     )
-                for name, mask, _ in names:
-                    insert("mask_values", [(mask, sequence, keeps(number, branch, name))], "(mask_id, sequence_id, keep)")
+                for policy_name, mask, _ in names:
+                    kept = keeps(number, branch, policy_name)
+                    insert(
+                        "mask_values", [(mask, sequence, kept, len(kept), sum(kept))], "(mask_id, sequence_id, keep, num_tokens, num_kept)"
+                    )
         total = sum(len(response(n, b)) for n in range(num_examples) for b in branches)
         kept = {name: sum(sum(keeps(n, b, name)) for n in range(num_examples) for b in branches) for name, _, _ in names}
         insert("masks", [(mask, name, told, "new", "snap", total, kept[name], "run", when[1], None) for name, mask, told in names])

@@ -8,6 +8,7 @@ import pytest
 
 from reports.page import write_report
 from tests.reports import pages
+from tests.warehouse.ids import full, short
 from warehouse.read import Reader
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
@@ -94,10 +95,11 @@ class Page:
         return self.script("return [...document.querySelectorAll(arguments[0])].map((one) => one.textContent)", selector)
 
     def ids(self):
-        return self.script("return [...document.querySelectorAll('.card h3 code')].map((one) => one.title)")
+        """Names of the examples that are shown."""
+        return short(self.script("return [...document.querySelectorAll('.card h3 code')].map((one) => one.title)"))
 
     def all_ids(self):
-        """Ids of all pages of the list."""
+        """Names of the examples on all pages of the list."""
         found = self.ids()
         while (following := self.all(".pager button")[1]).is_displayed() and following.is_enabled():
             following.click()
@@ -208,14 +210,14 @@ def test_pointing_at_a_token_tells_its_components_losses_and_decisions(page, rea
     position = int(told["head"].split("position ")[1].split(",")[0])
     assert position == len(pages.PROMPT) + 3
     (row,) = reader.sql(
-        "SELECT * FROM token_values WHERE example_id = $e AND branch = $b AND position = $p", e=example, b=branch, p=position
+        "SELECT * FROM token_values WHERE example_id = $e AND branch = $b AND position = $p", e=full(example), b=branch, p=position
     ).to_dicts()
     assert set(told["rows"]) == {*COMPONENTS, "loss", "reference loss", "entropy"}
     for label, column in {**COMPONENTS, "loss": "loss", "reference loss": "ref_loss"}.items():
         value, verdict = told["rows"][label]
         assert figure(value) == pytest.approx(row[column], rel=0.01, abs=1e-9), label
         assert verdict == ("" if label not in COMPONENTS else "helps" if row[column] > 0 else "hurts" if row[column] < 0 else "neutral")
-    kept = dict(reader.sql("SELECT policy, keep FROM token_masks WHERE example_id = $e AND branch = $b AND position = $p", e=example, b=branch, p=position).rows())  # fmt: skip
+    kept = dict(reader.sql("SELECT policy, keep FROM token_masks WHERE example_id = $e AND branch = $b AND position = $p", e=full(example), b=branch, p=position).rows())  # fmt: skip
     assert told["keeps"] == [
         f"{'✓' if kept[policy] else '✗'} {policy}: {'kept' if kept[policy] else 'masked'}" for policy in ("default", "full")
     ]
@@ -263,7 +265,7 @@ def test_search_finds_text_over_token_borders_and_ids(page, reader):
     assert set(page.all_ids()) == expected
     page.search("ünïCODE")
     assert set(page.texts(".t.hit")) == {" Ünïcode"}
-    page.search("e07")
+    page.search(full("e07"))
     assert page.ids() == ["e07"]
     page.search("no such text")
     assert page.ids() == []
@@ -285,7 +287,7 @@ def test_order_follows_the_column_and_the_policy(page, reader):
     page.choose("branch", "chosen")
     page.choose("column", "stability, direct")
     page.choose("order", "highest mean value first")
-    means = dict(reader.sql("SELECT example_id, avg(stab_direct) FROM token_values WHERE branch = 'chosen' GROUP BY ALL").rows())
+    means = short(dict(reader.sql("SELECT example_id, avg(stab_direct) FROM token_values WHERE branch = 'chosen' GROUP BY ALL").rows()))
     found = [means[example] for example in page.all_ids()]
     assert len(found) == pages.NUM_EXAMPLES
     assert all(one >= following - 0.005 * abs(following) for one, following in itertools.pairwise(found))
@@ -293,9 +295,8 @@ def test_order_follows_the_column_and_the_policy(page, reader):
     page.choose("order", "lowest mean value first")
     assert means[page.ids()[0]] == pytest.approx(min(found), rel=0.01)
     page.choose("order", "least kept first")
-    shares = dict(
-        reader.sql("SELECT example_id, avg(keep::INT) FROM token_masks WHERE branch = 'chosen' AND policy = 'default' GROUP BY ALL").rows()
-    )
+    kept = "SELECT example_id, avg(keep::INT) FROM token_masks WHERE branch = 'chosen' AND policy = 'default' GROUP BY ALL"
+    shares = short(dict(reader.sql(kept).rows()))
     found = [shares[example] for example in page.all_ids()]
     assert found == sorted(found)
     page.choose("order", "longest response first")

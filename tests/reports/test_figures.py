@@ -6,6 +6,7 @@ import pytest
 from reports.figures import NUM_BINS, figures
 from tests.reports import pages
 from tests.warehouse import written
+from tests.warehouse.ids import full
 from warehouse.read import Reader
 
 
@@ -114,9 +115,11 @@ def told_apart(tmp_path_factory):
     from warehouse.release import write_release
 
     folder = pages.make(tmp_path_factory.mktemp("apart") / "wh", num_examples=9)
-    more = "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: x + (substr(sequence_id, 2, 2)::INTEGER - 4)) "
+    more = "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: x + $more) "
+    which = "WHERE signals_id = 'R' AND sequence_id = $id::UUID"
     with Warehouse(folder) as warehouse, warehouse.transaction():
-        warehouse.con.execute(more + "WHERE signals_id = 'R' AND sequence_id LIKE '%chosen'").fetchall()
+        for number in range(9):
+            warehouse.con.execute(more + which, {"more": number - 4, "id": full(f"e{number:02d}-chosen")}).fetchall()
         warehouse.point("beta", "0.01")
     write_release(folder, 2)
     with Reader(folder) as reader:

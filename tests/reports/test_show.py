@@ -8,6 +8,7 @@ from rich.console import Console
 
 from reports.show import print_example
 from tests.reports import pages
+from tests.warehouse.ids import filled, full, short
 from warehouse.explain import explain
 from warehouse.read import Reader
 
@@ -20,10 +21,10 @@ def reader(pairs):
 
 @pytest.fixture
 def printed(reader):
-    def tell(example_id, column="adapt_direct", policy="default", **how):
+    def tell(name, column="adapt_direct", policy="default", **how):
         console = Console(file=io.StringIO(), width=2000, highlight=False, **how)
-        print_example(explain(reader, example_id), column, policy, console=console)
-        return console.file.getvalue()
+        print_example(explain(reader, full(name)), column, policy, console=console)
+        return short(console.file.getvalue())
 
     return tell
 
@@ -66,7 +67,7 @@ def test_a_signal_is_neither_good_nor_bad(printed):
 def test_the_highest_and_lowest_tokens_are_named_with_their_positions(printed, reader):
     text = printed("e03")
     rows = reader.sql(
-        "SELECT position FROM token_values WHERE example_id = 'e03' AND branch = 'chosen' ORDER BY adapt_direct DESC, position"
+        filled("SELECT position FROM token_values WHERE example_id = 'id:e03' AND branch = 'chosen' ORDER BY adapt_direct DESC, position")
     )
     table = text.split("\nhighest ")[1].split("\n\n")[0]
     positions = [int(found) for found in re.findall(r"^(?:lowest)? +(\d+) ", table, re.MULTILINE)]
@@ -95,9 +96,9 @@ def test_an_example_without_values_says_what_tells_more(tmp_path):
     from tests.warehouse import written
 
     with Reader(written.make(tmp_path / "wh")) as reader:
-        for example_id, why in (("gone", "is not in the current training snapshot"), ("e4", "has no values in this release")):
-            with pytest.raises(ValueError, match=f"example {example_id} {why}; `alphatoken explain {example_id}`"):
-                print_example(explain(reader, example_id), "adapt_direct", "default")
+        for name, why in (("gone", "is not in the current training snapshot"), ("e4", "has no values in this release")):
+            with pytest.raises(ValueError, match=f"example {full(name)} {why}; `alphatoken explain {full(name)}`"):
+                print_example(explain(reader, full(name)), "adapt_direct", "default")
 
 
 def test_a_token_without_a_value_has_no_place_among_the_extremes(printed):

@@ -5,6 +5,7 @@ import pytest
 import warehouse as package
 from reports.story import print_story
 from tests.warehouse import written
+from tests.warehouse.ids import full, short
 from warehouse.explain import explain
 
 
@@ -15,13 +16,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def told(folder, capsys, monkeypatch):
-    """Print the story of an example and return it in one line."""
+    """Print the story of an example and return it in one line, with names for the ids."""
     monkeypatch.setenv("COLUMNS", "300")
 
-    def tell(example_id, position=None):
+    def tell(name, position=None):
         with package.open(folder) as reader:
-            print_story(explain(reader, example_id, position))
-        return " ".join(capsys.readouterr().out.split())
+            print_story(explain(reader, full(name), position))
+        return short(" ".join(capsys.readouterr().out.split()))
 
     return tell
 

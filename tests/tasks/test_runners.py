@@ -13,6 +13,7 @@ import pytest
 
 from tasks import runners, scoring
 from tests.flows.world import Project, stored
+from tests.warehouse.ids import full, short
 
 PINNED = ("workers.torch_threads=1", "workers.shard_parts=1", "scoring.part_tokens=256")
 
@@ -129,16 +130,19 @@ def test_a_killed_shared_run_goes_on_with_the_parts_that_are_there_in_any_order(
     from warehouse.connect import Warehouse
     from warehouse.write import PART_SCHEMAS
 
-    lengths = {f"s{n}": 10 for n in range(4)}
+    lengths = {full(f"s{n}"): 10 for n in range(4)}
     plan = make_plan(tmp_path / "work", "reference", {"ref_signals": "r"}, [[s] for s in lengths], lengths, 10)
     for number in (0, 2):
-        rows = pa.Table.from_pylist([{"sequence_id": f"s{number}", "loss": [1.0], "entropy": [1.0]}], schema=PART_SCHEMAS["reference"])
+        rows = pa.Table.from_pylist(
+            [{"sequence_id": full(f"s{number}"), "loss": [1.0], "entropy": [1.0]}], schema=PART_SCHEMAS["reference"]
+        )
         write_part(plan, number, rows)
     with Warehouse(tmp_path) as warehouse:
         scoring.salvage(warehouse, plan, "run")
-        assert scoring._remaining(plan) == {"s1", "s3"}
+        assert scoring._remaining(plan) == {full("s1"), full("s3")}
         assert json.loads((plan.folder / "committed").read_text()) == [0, 2]
-        assert warehouse.con.execute("SELECT sequence_id FROM record.signal_values ORDER BY ALL").fetchall() == [("s0",), ("s2",)]
+        committed = warehouse.con.execute("SELECT record.hex_id(sequence_id) FROM record.signal_values ORDER BY ALL").fetchall()
+        assert short(committed) == [("s0",), ("s2",)]
 
 
 RAY_RUN = """

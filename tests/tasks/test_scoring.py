@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tests.flows.world import stored
+from tests.warehouse.ids import full, short
 
 
 @pytest.fixture
@@ -196,14 +197,14 @@ def test_optional_signals_are_stored_beside_the_others_and_null_where_not_asked_
         floats = np.array([np.nan, 1.0], np.float32)
         return SimpleNamespace(loss=floats, entropy=floats, direct={}, causal={}, prompt_context={}, signals=lists)
 
-    rows = [score_parts._row("a", values(margin=[np.nan, -0.5], grad_norm=[np.nan, 2.0])), score_parts._row("b", values())]
+    rows = [score_parts._row(full("a"), values(margin=[np.nan, -0.5], grad_norm=[np.nan, 2.0])), score_parts._row(full("b"), values())]
     with Warehouse(tmp_path / "wh") as warehouse:
         commit_shard(warehouse, {"signals": "G"}, pa.Table.from_pylist(rows, schema=PART_SCHEMAS["scoring"]), "run")
         commit_shard(warehouse, {"ref_signals": "R"}, pa.Table.from_pylist(rows[1:], schema=PART_SCHEMAS["reference"]), "run")
         stored = warehouse.con.execute(
-            "SELECT signals_id, sequence_id, loss, margin, el2n, grad_norm FROM record.signal_values ORDER BY ALL"
+            "SELECT signals_id, record.hex_id(sequence_id), loss, margin, el2n, grad_norm FROM record.signal_values ORDER BY ALL"
         )
-        assert stored.fetchall() == [
+        assert short(stored.fetchall()) == [
             ("G", "a", [None, 1.0], [None, -0.5], None, [None, 2.0]),
             ("G", "b", [None, 1.0], None, None, None),
             ("R", "b", [None, 1.0], None, None, None),

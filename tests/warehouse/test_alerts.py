@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tests.warehouse.ids import filled
 from tests.warehouse.written import make
 from warehouse.alert_settings import AddedPsiRule, AlertSettings, BadRowsRule, KeptShareRule, KsRule, NullShareRule, PsiRule
 from warehouse.alerts import COLUMNS, compare, ks, psi
@@ -21,7 +22,7 @@ EVERYTHING = AlertSettings(
 def execute(warehouse, *statements):
     with warehouse.transaction():
         for statement in statements:
-            warehouse.con.execute(statement).fetchall()
+            warehouse.con.execute(filled(statement)).fetchall()
 
 
 def figures(folder, settings=EVERYTHING, *statements):
@@ -70,7 +71,7 @@ def test_a_changed_mask_shows_in_its_policy_and_source_alone(tmp_path, as_stored
     found = figures(
         make(tmp_path / "wh"),
         EVERYTHING,
-        "UPDATE record.mask_values SET keep = [true, true, true, true] WHERE mask_id = 'm1' AND sequence_id = 's1'",
+        "UPDATE record.mask_values SET keep = [true, true, true, true], num_kept = 4 WHERE mask_id = 'm1' AND sequence_id = 'id:s1'",
         *as_stored,
     )
     fired = [one for one in found.values() if one.rule == "kept_share" and one.fired]
@@ -83,7 +84,7 @@ def test_values_beyond_the_old_ones_are_a_drift_of_their_column_alone(tmp_path):
     found = figures(
         make(tmp_path / "wh"),
         EVERYTHING,
-        "UPDATE record.signal_values SET loss = [9, 9, 9, 9] WHERE signals_id = 'G' AND sequence_id = 's2'",
+        "UPDATE record.signal_values SET loss = [9, 9, 9, 9] WHERE signals_id = 'G' AND sequence_id = 'id:s2'",
     )
     assert {what for (rule, what), one in found.items() if rule in ("psi", "ks") and one.fired} == {"loss"}
     # of ten values the four 1s went above the largest edge: 0 | 1 1 1 1 1 | 2 2 2 | 3
@@ -93,15 +94,15 @@ def test_values_beyond_the_old_ones_are_a_drift_of_their_column_alone(tmp_path):
 def test_added_examples_are_compared_alone_with_all_that_were_there(tmp_path):
     folder = make(tmp_path / "wh")
     added = [
-        "INSERT INTO record.examples VALUES ('e9', 'nine')",
+        "INSERT INTO record.examples VALUES ('id:e9', 'nine')",
         "INSERT INTO record.snapshots VALUES ('after', 'train', 'sft', 4, 6, 0, 'run1', TIMESTAMP '2026-02-01')",
         "INSERT INTO record.snapshot_examples SELECT 'after', example_id, multiplicity, source, extra, file, line "
         "FROM record.snapshot_examples WHERE snapshot_id = 'snap'",
-        "INSERT INTO record.snapshot_examples VALUES ('after', 'e9', 1, 'a', NULL, 'f', 9)",
-        "INSERT INTO record.example_sequences VALUES ('tok', 'e9', 'sft', 's9', 0, 0, NULL, NULL)",
-        "INSERT INTO record.sequences VALUES ('s9', [0, 1, 2], [1, 2], [])",
-        "INSERT INTO record.direction_values VALUES ('A', 's9', [1, 1], [0, 0], 0), ('S', 's9', [1, 1], [0, 0], 0)",
-        "INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy) VALUES ('G', 's9', [50, 60], [0.5, 0.5]), ('R', 's9', [2, 2], NULL)",
+        "INSERT INTO record.snapshot_examples VALUES ('after', 'id:e9', 1, 'a', NULL, 'f', 9)",
+        "INSERT INTO record.example_sequences VALUES ('tok', 'id:e9', 'sft', 'id:s9', 0, 0, NULL, NULL)",
+        "INSERT INTO record.sequences VALUES ('id:s9', [0, 1, 2], [1, 2], [])",
+        "INSERT INTO record.direction_values VALUES ('A', 'id:s9', [1, 1], [0, 0], 0), ('S', 'id:s9', [1, 1], [0, 0], 0)",
+        "INSERT INTO record.signal_values (signals_id, sequence_id, loss, entropy) VALUES ('G', 'id:s9', [50, 60], [0.5, 0.5]), ('R', 'id:s9', [2, 2], NULL)",
         "UPDATE record.pointers SET value = 'after' WHERE name = 'snapshot'",
     ]
     found = figures(folder, EVERYTHING, *added)

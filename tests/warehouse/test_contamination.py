@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.warehouse.ids import filled
 from tests.warehouse.test_policies import Sequence, fill, mask_of
 from warehouse.connect import Warehouse
 from warehouse.contamination import compare
@@ -68,12 +69,12 @@ def draw_sequences(rng, prefix, num, bad_share):
 def fill_both(warehouse, train, clean):
     """Make training and validation data the whole content of the warehouse; adaptation values of the latter under an identity of their own."""
     fill(warehouse, [*clean, *train])
-    members = "SELECT example_id FROM record.example_sequences WHERE sequence_id LIKE 'v%'"
+    members = "SELECT example_id FROM record.example_sequences WHERE record.hex_id(sequence_id) LIKE 'id:v%'"
     for statement in (
         f"UPDATE record.snapshot_examples SET snapshot_id = 'validation' WHERE example_id IN ({members})",
-        "UPDATE record.direction_values SET values_id = 'H' WHERE values_id = 'A' AND sequence_id LIKE 'v%'",
+        "UPDATE record.direction_values SET values_id = 'H' WHERE values_id = 'A' AND record.hex_id(sequence_id) LIKE 'id:v%'",
     ):
-        warehouse.con.execute(statement)
+        warehouse.con.execute(filled(statement))
     settings = json.dumps({"held_out_of": "scoring"})
     warehouse.con.execute(
         "INSERT INTO record.scorings VALUES ('held', 'tok', 'H', 'S', 'G', 'R', ?, 'run', TIMESTAMP '2026-01-01')", [settings]
@@ -141,7 +142,7 @@ def test_values_of_the_validation_set_are_asked_for_where_they_are_missing(wareh
     with Warehouse(tmp_path / "wh") as other:
         rng = np.random.default_rng(5)
         fill_both(other, draw_sequences(rng, "t", 10, 0.0), draw_sequences(rng, "v", 10, 0.0))
-        other.con.execute("DELETE FROM record.direction_values WHERE values_id = 'H' AND sequence_id = 'v003'")
+        other.con.execute(filled("DELETE FROM record.direction_values WHERE values_id = 'H' AND sequence_id = 'id:v003'"))
         with pytest.raises(ValueError, match="9 of the 10 sequences of the validation set have values"):
             write_mask(other, "auto", AUTO, "run")
         other.point("held_out", "another")

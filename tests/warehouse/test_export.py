@@ -8,6 +8,7 @@ import duckdb
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
 
+from tests.warehouse.ids import filled, full, short
 from tests.warehouse.test_characters import byte_level
 from warehouse import export as exports
 from warehouse import formats
@@ -68,17 +69,17 @@ class World:
             )
             con.execute("INSERT INTO record.pointers VALUES ('mask:mine', 'mask')")
             for example_id, content, multiplicity in sorted({(row[0], row[1], row[7]) for row in self._rows}):
-                con.execute("INSERT INTO record.examples (example_id, content) VALUES ($1, $2)", [example_id, content])
+                con.execute("INSERT INTO record.examples (example_id, content) VALUES ($1, $2)", [full(example_id), content])
                 con.execute(
                     "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('now', $1, $2)",
-                    [example_id, multiplicity],
+                    [full(example_id), multiplicity],
                 )
             for example_id, _, branch, ids, positions, ends, keep, _, cut in self._rows:
-                name = f"{example_id}-{branch}"
+                name = full(f"{example_id}-{branch}")
                 con.execute(
                     "INSERT INTO record.example_sequences (tokenization_id, example_id, branch, sequence_id, num_response_tokens_cut) "
                     "VALUES ('tokens', $1, $2, $3, $4)",
-                    [example_id, branch, name, cut],
+                    [full(example_id), branch, name, cut],
                 )
                 con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, $4)", [name, ids, positions, ends])
                 weights = [1 / (number + 1) if flag else 0.5 for number, flag in enumerate(keep)] if self.weights else None
@@ -377,7 +378,7 @@ def test_parquet_holds_every_sequence_with_its_flags(world, tmp_path):
     with duckdb.connect(str(next((world.folder / "releases").glob("*/alphatoken.duckdb"))), read_only=True) as con:
         stored = {
             row[0]: row[1:]
-            for row in con.execute("SELECT sequence_id, token_ids, response_positions, keep FROM record.sequences JOIN record.mask_values USING (sequence_id)").fetchall()
+            for row in con.execute("SELECT record.hex_id(sequence_id), token_ids, response_positions, keep FROM record.sequences JOIN record.mask_values USING (sequence_id)").fetchall()
         }  # fmt: skip
     assert len(rows) == len(stored) == 6
     for row in rows:
@@ -394,7 +395,7 @@ def test_parquet_holds_every_sequence_with_its_flags(world, tmp_path):
 
 def test_jsonl_holds_content_tokens_flags_and_characters(world, tokenizer, tmp_path):
     done = some(world).release().export("jsonl", tmp_path / "out", tokenizer[1])
-    rows = {row["example_id"]: row for row in loaded(done, "json")}
+    rows = {short(row["example_id"]): row for row in loaded(done, "json")}
     assert sum(row["multiplicity"] * sum(row["keep"][1:]) for row in rows.values()) == supervised(world.folder)
     (only,) = rows["e0"]["responses"]
     assert (only["message"], only["text"], only["is_own_text"]) == (None, "hello world", True)
@@ -404,8 +405,8 @@ def test_jsonl_holds_content_tokens_flags_and_characters(world, tokenizer, tmp_p
         (3, "Ö, 12", True),
     ]
     lines = [json.loads(line) for line in (done.folder / "train.jsonl").read_text().splitlines()]
-    assert next(line for line in lines if line["example_id"] == "c")["content"] == {"messages": CHAT}
-    assert next(line for line in lines if line["example_id"] == "e2")["responses"][0]["kept_spans"] == []
+    assert next(line for line in lines if line["example_id"] == full("c"))["content"] == {"messages": CHAT}
+    assert next(line for line in lines if line["example_id"] == full("e2"))["responses"][0]["kept_spans"] == []
 
 
 def every_character(text):
@@ -432,7 +433,9 @@ def test_another_tokenizer_keeps_the_same_text_by_the_spans(valued_once, tmp_pat
     folder = valued_once.warehouse
     texts = {(row[0], row[1]): row[2] for row in valued_once.sql("SELECT example_id, position, token FROM token_values")}
     ends = {
-        (row[0], p) for row in valued_once.sql("SELECT example_id, end_of_turn_positions FROM record.current_sequences") for p in row[1]
+        (row[0], p)
+        for row in valued_once.sql("SELECT record.hex_id(example_id), end_of_turn_positions FROM record.current_sequences")
+        for p in row[1]
     }
     with opened(folder) as (con, release):
         queries = Queries(con)
@@ -551,18 +554,18 @@ def test_preferences_are_no_rows_for_sft_and_pairs_must_share_their_prompt(world
     world.add("q", {"prompt": "ask: "}, "rejected", [("sk: ", False), ("c", True)]).release()
     with pytest.raises(EmptyExportError, match="take another format"):
         world.export("trl-sft", tmp_path / "out")
-    with pytest.raises(ValueError, match="example q: chosen and rejected have prompts of 5 and 4 tokens that differ"):
+    with pytest.raises(ValueError, match=f"example {full('q')}: chosen and rejected have prompts of 5 and 4 tokens that differ"):
         world.export("trl-dpo", tmp_path / "out")
 
 
 def test_a_mask_that_leaves_a_sequence_undecided_is_refused(world, tmp_path):
     some(world).release()
     with Warehouse(world.folder) as warehouse:
-        warehouse.con.execute("DELETE FROM record.mask_values WHERE sequence_id = 'e1-sft'")
+        warehouse.con.execute(filled("DELETE FROM record.mask_values WHERE sequence_id = 'id:e1-sft'"))
         warehouse.con.execute("INSERT INTO record.pointers VALUES ('another', 'state')")
     write_release(world.folder, 1)
     for form in ("parquet", "trl-sft"):
-        with pytest.raises(ValueError, match=r"does not decide on 1 sequences, the first is e1-sft"):
+        with pytest.raises(ValueError, match=f"does not decide on 1 sequences, the first is {full('e1-sft')}"):
             world.export(form, tmp_path / "out")
 
 

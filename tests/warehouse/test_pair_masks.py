@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tests.warehouse.ids import full, short
 from tests.warehouse.test_policies import Sequence, append, fill
 from warehouse.connect import Warehouse
 from warehouse.policies import PolicySettings, mask_identity, write_mask
@@ -25,10 +26,10 @@ def warehouse(tmp_path_factory):
         columns += [("loss", LOSSES), ("ref_loss", REFERENCE)]
         append(opened, [Sequence(name, [5, 6, 7], {column: values[name] for column, values in columns}, sources=()) for name in VALUES])
         for example, chosen, rejected in PAIRS:
-            opened.con.execute("INSERT INTO record.snapshot_examples VALUES ('snapshot', ?, 1, NULL, NULL, 'f', 1)", [example])
+            opened.con.execute("INSERT INTO record.snapshot_examples VALUES ('snapshot', ?, 1, NULL, NULL, 'f', 1)", [full(example)])
             for branch, name in (("chosen", chosen), ("rejected", rejected)):
                 opened.con.execute(
-                    "INSERT INTO record.example_sequences VALUES ('tok', ?, ?, ?, 0, 0, NULL, NULL)", [example, branch, name]
+                    "INSERT INTO record.example_sequences VALUES ('tok', ?, ?, ?, 0, 0, NULL, NULL)", [full(example), branch, full(name)]
                 )
         opened.con.execute(
             "INSERT INTO record.snapshots VALUES ('snapshot', 'train', 'preference', 3, 3, 0, 'run', TIMESTAMP '2026-01-01')"
@@ -50,7 +51,8 @@ def mean_omega(name):
 
 def mask_of(warehouse, **settings):
     receipt = write_mask(warehouse, "policy", PolicySettings(**({"normalization": "none", "min_kept": 0} | settings)), "run")
-    return dict(warehouse.con.execute("SELECT sequence_id, keep FROM record.mask_values WHERE mask_id = ?", [receipt.mask_id]).fetchall())
+    rows = "SELECT record.hex_id(sequence_id), keep FROM record.mask_values WHERE mask_id = ?"
+    return short(dict(warehouse.con.execute(rows, [receipt.mask_id]).fetchall()))
 
 
 def test_views_multiply_by_the_weight_of_the_pair_and_masks_by_the_mean(warehouse):
@@ -59,9 +61,9 @@ def test_views_multiply_by_the_weight_of_the_pair_and_masks_by_the_mean(warehous
     ).fetchall()
     assert len(rows) == 6
     of = {example: omega(chosen, rejected) for example, chosen, rejected in PAIRS}
-    for example, name, values in rows:
+    for example, name, values in short(rows):
         assert values == pytest.approx([of[example] * v for v in VALUES[name]], rel=1e-6)
-    weights = dict(warehouse.con.execute("SELECT * FROM record.sequence_weights").fetchall())
+    weights = short(dict(warehouse.con.execute("SELECT record.hex_id(sequence_id), weight FROM record.sequence_weights").fetchall()))
     assert weights == pytest.approx({name: mean_omega(name) for name in VALUES}, rel=1e-12)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.warehouse.ids import filled, full, short
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.masked_batches import PairBatch
 from warehouse.stream import Cursor, MaskedStream
@@ -52,19 +53,21 @@ def write(folder, rows=ROWS):
         for example_id, multiplicity, source, branches in rows:
             con.execute(
                 "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity, source) VALUES ('now', $1, $2, $3)",
-                [example_id, multiplicity, source],
+                [full(example_id), multiplicity, source],
             )
             for branch, (name, ids, positions, keep, losses) in branches.items():
                 con.execute(
                     "INSERT INTO record.example_sequences (tokenization_id, example_id, branch, sequence_id) VALUES ('tokens', $1, $2, $3)",
-                    [example_id, branch, name],
+                    [full(example_id), branch, full(name)],
                 )
-                con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, [])", [name, ids, positions])
+                con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, [])", [full(name), ids, positions])
                 signals = "INSERT INTO record.signal_values (signals_id, sequence_id, loss) VALUES ($1, $2, $3)"
-                con.execute(signals, ["ref", name, losses])
-                con.execute(signals, ["own", name, [0.5 for _ in losses]])
+                con.execute(signals, ["ref", full(name), losses])
+                con.execute(signals, ["own", full(name), [0.5 for _ in losses]])
                 for mask, flags in (("mask", keep), ("all", [True for _ in keep])):
-                    con.execute("INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ($1, $2, $3)", [mask, name, flags])
+                    con.execute(
+                        "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ($1, $2, $3)", [mask, full(name), flags]
+                    )
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def changed(folder, tmp_path):
     def change(statement):
         shutil.copy(folder / DATABASE, tmp_path / DATABASE)
         with duckdb.connect(str(tmp_path / DATABASE)) as writer:
-            writer.execute(statement)
+            writer.execute(filled(statement))
         return duckdb.connect(str(tmp_path / DATABASE), read_only=True)
 
     return change
@@ -100,7 +103,7 @@ def changed(folder, tmp_path):
 
 def examples_of(batch):
     """Examples of a batch's pairs; fails where a chosen response has not its own rejected one behind it."""
-    names = batch.sequence_ids
+    names = short(batch.sequence_ids)
     assert len(names) == 2 * batch.num_pairs
     chosen, rejected = names[: batch.num_pairs], names[batch.num_pairs :]
     assert [PARTNERS[name][1] for name in chosen] == list(rejected)
@@ -119,7 +122,7 @@ def test_labels_and_reference_log_probabilities_are_the_stores(con, copies):
         for batch, _ in stream.batches(epochs=1):
             assert isinstance(batch, PairBatch)
             assert (batch.ref_log_probs.dtype, batch.response_labels.dtype) == (np.float32, np.int64)
-            for row, name in enumerate(batch.sequence_ids):
+            for row, name in enumerate(short(batch.sequence_ids)):
                 _, ids, positions, keep, losses = SEQUENCES[name]
                 width = range(batch.labels.shape[1])
                 kept = {p for p, flag in zip(positions, keep, strict=True) if flag}
@@ -193,15 +196,15 @@ def test_only_a_mask_of_everything_keeps_every_token(con, changed):
 
 def test_a_pair_without_a_branch_is_refused_by_name(changed):
     with (
-        changed("UPDATE record.example_sequences SET sequence_id = NULL WHERE sequence_id = 's4-chosen'") as con,
-        pytest.raises(ValueError, match=r"example e04 has no sequence of its branch 'chosen'.*rejected_rows"),
+        changed("UPDATE record.example_sequences SET sequence_id = NULL WHERE sequence_id = 'id:s4-chosen'") as con,
+        pytest.raises(ValueError, match=rf"example {full('e04')} has no sequence of its branch 'chosen'.*rejected_rows"),
     ):
         MaskedStream(con, "mask", seed=0, batch_size=4)
 
 
 def test_plain_responses_beside_pairs_are_refused(changed):
     with (
-        changed("UPDATE record.example_sequences SET branch = 'sft' WHERE sequence_id = 's4-chosen'") as con,
+        changed("UPDATE record.example_sequences SET branch = 'sft' WHERE sequence_id = 'id:s4-chosen'") as con,
         pytest.raises(ValueError, match="both plain responses and pairs"),
     ):
         MaskedStream(con, "mask", seed=0, batch_size=4)
@@ -210,17 +213,17 @@ def test_plain_responses_beside_pairs_are_refused(changed):
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM record.signal_values WHERE sequence_id = 's4-chosen'",
-        "UPDATE record.signal_values SET loss = NULL WHERE sequence_id = 's4-chosen'",
-        "UPDATE record.signal_values SET loss = loss[2:] WHERE sequence_id = 's4-chosen'",
-        "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: 'nan'::FLOAT) WHERE sequence_id = 's4-chosen'",
-        "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: NULL) WHERE sequence_id = 's4-chosen'",
+        "DELETE FROM record.signal_values WHERE sequence_id = 'id:s4-chosen'",
+        "UPDATE record.signal_values SET loss = NULL WHERE sequence_id = 'id:s4-chosen'",
+        "UPDATE record.signal_values SET loss = loss[2:] WHERE sequence_id = 'id:s4-chosen'",
+        "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: 'nan'::FLOAT) WHERE sequence_id = 'id:s4-chosen'",
+        "UPDATE record.signal_values SET loss = list_transform(loss, lambda x: NULL) WHERE sequence_id = 'id:s4-chosen'",
     ],
 )
 def test_missing_losses_of_the_reference_are_refused_by_name(changed, statement):
     with (
         changed(statement) as con,
-        pytest.raises(ValueError, match=r"missing, or not finite, for 1 sequences, the first is s4-chosen"),
+        pytest.raises(ValueError, match=rf"missing, or not finite, for 1 sequences, the first is {full('s4-chosen')}"),
     ):
         MaskedStream(con, "mask", seed=0, batch_size=4)
 

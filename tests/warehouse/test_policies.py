@@ -6,7 +6,6 @@ import json
 import math
 import random
 from collections import defaultdict
-from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.warehouse.ids import full, short
 from warehouse import policies
 from warehouse.connect import Warehouse
 from warehouse.policies import BUILT_IN, COLUMNS, PolicySettings, mask_identity, write_mask
@@ -57,11 +57,11 @@ def append(warehouse, sequences):
     """Add sequences with their examples and values."""
     floats = pl.List(pl.Float32)
     rows = [
-        (s.name, list(range(max(s.positions, default=-1) + 1)), s.positions, list(s.end_of_turn), *(s.column(c) for c in COLUMNS))
+        (full(s.name), list(range(max(s.positions, default=-1) + 1)), s.positions, list(s.end_of_turn), *(s.column(c) for c in COLUMNS))
         for s in sequences
     ]
     schema = {"id": pl.String, **dict.fromkeys(("tokens", "positions", "ends"), pl.List(pl.Int32)), **dict.fromkeys(COLUMNS, floats)}
-    examples = [(f"{s.name}-{i}", s.name, source) for s in sequences for i, source in enumerate(s.sources)]
+    examples = [(full(f"{s.name}-{i}"), full(s.name), source) for s in sequences for i, source in enumerate(s.sources)]
     warehouse.con.register("rows", pl.DataFrame(rows, schema, orient="row"))
     warehouse.con.register("links", pl.DataFrame(examples, {"example": pl.String, "id": pl.String, "source": pl.String}, orient="row"))
     for statement in (
@@ -81,8 +81,9 @@ def append(warehouse, sequences):
 def mask_of(warehouse, policy_settings, policy="policy"):
     """Write the mask and read it back: name of the sequence to its list."""
     receipt = write_mask(warehouse, policy, policy_settings, "run")
-    rows = warehouse.con.execute("SELECT sequence_id, keep, weight FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]).fetchall()
-    mask = {name: keep for name, keep, _ in rows}
+    query = "SELECT record.hex_id(sequence_id), keep, weight FROM record.mask_rows WHERE mask_id = ?"
+    rows = warehouse.con.execute(query, [receipt.mask_id]).fetchall()
+    mask = {short(identity): keep for identity, keep, _ in rows}
     assert len(rows) == len(mask) == receipt.num_sequences
     assert sum(map(sum, mask.values())) == receipt.num_kept
     for _, keep, weight in rows:  # kept = a weight above 0
@@ -93,16 +94,17 @@ def mask_of(warehouse, policy_settings, policy="policy"):
 def weights_of(warehouse, policy_settings):
     """Write the mask and read its weights back."""
     receipt = write_mask(warehouse, "policy", policy_settings, "run")
-    return dict(warehouse.con.execute("SELECT sequence_id, weight FROM record.mask_rows WHERE mask_id = ?", [receipt.mask_id]).fetchall())
+    query = "SELECT record.hex_id(sequence_id), weight FROM record.mask_rows WHERE mask_id = ?"
+    return short(dict(warehouse.con.execute(query, [receipt.mask_id]).fetchall()))
 
 
 def scores_of(warehouse, policy_settings, folder):
     """Compute the scores behind a mask: name of the sequence to its list."""
     folder.mkdir()
     columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, None, None))
-    with closing(ValueScores(columns, policy_settings)) as scores:
-        flat = np.concatenate(columns.each(scores.of))
-    names = warehouse.con.execute("SELECT sequence_id FROM mask_sequences ORDER BY place").fetchall()
+    scores = ValueScores(columns, policy_settings)
+    flat = np.concatenate(columns.each(scores.of))
+    names = short(warehouse.con.execute("SELECT record.hex_id(sequence_id) FROM mask_sequences ORDER BY place").fetchall())
     warehouse.run("masks/drop_sequences")
     return {name: part.tolist() for (name,), part in zip(names, np.split(flat, columns.starts[1:]), strict=True)}
 
@@ -258,7 +260,7 @@ def test_soft_weights_are_shares_of_the_scope_and_one_for_protected_tokens(wareh
     shown = warehouse.con.execute(
         "SELECT sequence_id, position, keep, weight FROM token_masks WHERE policy = 'hard' ORDER BY sequence_id, position"
     ).fetchall()
-    assert shown == [("s", 10, False, 0.0), ("s", 11, True, 1.0), ("t", 4, False, 0.0), ("t", 5, True, 1.0)]
+    assert short(shown) == [("s", 10, False, 0.0), ("s", 11, True, 1.0), ("t", 4, False, 0.0), ("t", 5, True, 1.0)]
     assert mask_of(warehouse, by_loss(soft="rank", keep=0.5)) == mask_of(warehouse, by_loss(keep=0.5))
 
 
@@ -373,7 +375,9 @@ def change_snapshot(warehouse, snapshot_id, gone):
     """Make a snapshot of all examples but those of one sequence the current one."""
     warehouse.con.execute(
         "INSERT INTO record.snapshot_examples SELECT $1, example_id, multiplicity, source, extra, file, line FROM record.snapshot_examples "
-        "WHERE snapshot_id = 'snapshot' AND example_id NOT LIKE $2", [snapshot_id, f"{gone}-%"],
+        "WHERE snapshot_id = 'snapshot' "
+        "AND example_id NOT IN (SELECT example_id FROM record.example_sequences WHERE sequence_id = $2::UUID)",
+        [snapshot_id, full(gone)],
     )  # fmt: skip
     warehouse.point("snapshot", snapshot_id)
 
@@ -394,7 +398,7 @@ def test_rows_that_depend_on_no_other_sequence_are_kept_for_another_snapshot_and
     assert warehouse.con.execute("SELECT count(*) FROM record.mask_values").fetchone() == (5,)  # those of x and y came
     shown = "SELECT sequence_id, list(keep ORDER BY position), list(weight ORDER BY position) FROM token_masks GROUP BY ALL ORDER BY ALL"
     incremental = warehouse.con.execute(shown).fetchall()
-    assert [name for name, _, _ in incremental] == ["a", "c", "x", "y"]
+    assert [name for name, _, _ in short(incremental)] == ["a", "c", "x", "y"]
     fill(warehouse, [s for s in (*old, *new) if s.name != "b"])
     fresh = write_mask(warehouse, "mine", policy, "run")
     assert warehouse.con.execute(shown).fetchall() == incremental
@@ -711,8 +715,8 @@ def reference_normalisation(lists, normalization):
 
 
 def random_score(seed, name, position):
-    """37 bits of SplitMix64 of the position, keyed by MD5."""
-    key = int.from_bytes(hashlib.md5(f"{seed}:{name}".encode()).digest(), "little") >> 64
+    """37 bits of SplitMix64 of the position, keyed by MD5 of the seed and the sequence's digits."""
+    key = int.from_bytes(hashlib.md5(f"{seed}:{full(name)}".encode()).digest(), "little") >> 64
     mixed = (key + (position + 1) * 0x9E3779B97F4A7C15) % 2**64
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> shift)) * factor % 2**64

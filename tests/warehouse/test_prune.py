@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from tests.warehouse import written
+from tests.warehouse.ids import filled, short
 from warehouse import prune, runs, write
 from warehouse.compact import compact
 from warehouse.connect import DATABASE, Warehouse
@@ -23,9 +24,10 @@ STRICT = PruneRules(keep_last=1, policies=CONFIGURED)
 MORE = [  # another tokenization with a scoring of its own, artefacts of three scorings, and what an interrupted run left
     "tokenizations VALUES ('tok0', 'v0', '{}', 'run1', TIMESTAMP '2025-12-01')",
     "vocabulary VALUES ('v0', 0, 'x')",
-    "example_sequences VALUES ('tok0', 'e1', 'sft', 's0', 0, 0, NULL, NULL), ('tok', 'gone', 'sft', 'sg', 0, 0, NULL, NULL)",
-    "sequences VALUES ('s0', [0, 1], [1], []), ('sg', [0, 1, 2], [1, 2], [])",
-    "direction_values VALUES ('A1', 's0', [1], [0], 0), ('A', 'sg', [1, 1], [0, 0], 0), ('unknown', 's1', [1, 1, 1, 1], [0, 0, 0, 0], 0)",
+    "example_sequences VALUES ('tok0', 'id:e1', 'sft', 'id:s0', 0, 0, NULL, NULL), ('tok', 'id:gone', 'sft', 'id:sg', 0, 0, NULL, NULL)",
+    "sequences VALUES ('id:s0', [0, 1], [1], []), ('id:sg', [0, 1, 2], [1, 2], [])",
+    "direction_values VALUES ('A1', 'id:s0', [1], [0], 0), ('A', 'id:sg', [1, 1], [0, 0], 0), "
+    "('unknown', 'id:s1', [1, 1, 1, 1], [0, 0, 0, 0], 0)",
     "scorings VALUES ('older', 'tok0', 'A1', 'S', 'G', 'R', '{\"adapt\": {\"digest\": \"d0\"}, \"stab\": {\"digest\": \"d2\"}}', 'run1', TIMESTAMP '2025-12-01')",
     "artifacts VALUES ('k1', 'adapt', 'd1', 'artifacts/adapt-d1.x', '{}', '{}', 'before', 'run1', TIMESTAMP '2026-01-01')",
     "artifacts VALUES ('k0', 'adapt', 'd0', 'artifacts/adapt-d0.x', '{}', '{}', 'before', 'run1', TIMESTAMP '2026-01-01')",
@@ -43,7 +45,7 @@ CURRENT = ("token_values", "token_masks", "example_values", "examples", "sequenc
 def folder(tmp_path):
     with Warehouse(tmp_path) as warehouse, warehouse.transaction():
         for insert in [*written.INSERTS, *MORE]:
-            warehouse.con.execute(f"INSERT INTO record.{insert}").fetchall()
+            warehouse.con.execute(filled(f"INSERT INTO record.{insert}")).fetchall()
         for number, token in enumerate(written.VOCABULARY):
             warehouse.con.execute("INSERT INTO record.vocabulary VALUES ('v', ?, ?)", [number, token]).fetchall()
     write_release(tmp_path, 2)
@@ -60,7 +62,8 @@ def rows(folder, *views):
 
 def ids(folder, table, column):
     with Warehouse(folder) as warehouse:
-        return {row[0] for row in warehouse.con.execute(f"SELECT {column} FROM record.{table}").fetchall()}
+        text = f"record.hex_id({column})" if column in ("example_id", "sequence_id") else column
+        return short({row[0] for row in warehouse.con.execute(f"SELECT {text} FROM record.{table}").fetchall()})
 
 
 def pruned(folder, rules=STRICT):
@@ -110,14 +113,15 @@ def test_what_belongs_to_what_went_alone_goes_with_it(folder):
 
 def test_values_of_an_interrupted_run_stay_also_where_the_data_went_on_unless_they_are_asked_for(folder):
     with Warehouse(folder) as warehouse:  # of a scoring that is not there yet, for an example that the current snapshot has no more
-        warehouse.con.execute("INSERT INTO record.direction_values VALUES ('unknown', 'sg', [1, 1], [0, 0], 0)").fetchall()
+        warehouse.con.execute(filled("INSERT INTO record.direction_values VALUES ('unknown', 'id:sg', [1, 1], [0, 0], 0)")).fetchall()
         warehouse.con.execute(
-            "INSERT INTO record.signal_values (signals_id, sequence_id, loss) VALUES ('none yet', 'sg', [1, 1])"
+            filled("INSERT INTO record.signal_values (signals_id, sequence_id, loss) VALUES ('none yet', 'id:sg', [1, 1])")
         ).fetchall()
     pruned(folder)
     with Warehouse(folder) as warehouse:
-        assert warehouse.con.execute("SELECT values_id FROM record.direction_values WHERE sequence_id = 'sg'").fetchall() == [("unknown",)]
-        assert warehouse.con.execute("SELECT signals_id FROM record.signal_values WHERE sequence_id = 'sg'").fetchall() == [("none yet",)]
+        stored = "SELECT {} FROM record.{} WHERE sequence_id = 'id:sg'"
+        assert warehouse.con.execute(filled(stored.format("values_id", "direction_values"))).fetchall() == [("unknown",)]
+        assert warehouse.con.execute(filled(stored.format("signals_id", "signal_values"))).fetchall() == [("none yet",)]
     pruned(folder, PruneRules(keep_last=1, policies=CONFIGURED, unfinished=True))
     assert "unknown" not in ids(folder, "direction_values", "values_id")
     assert "none yet" not in ids(folder, "signal_values", "signals_id")

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import warehouse as package
+from tests.warehouse.ids import filled, full, short
 from warehouse.connect import Warehouse
 from warehouse.faults import DamagedDatabaseError
 from warehouse.migrate import SchemaVersionError
@@ -20,8 +21,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("read") / "wh"
     with Warehouse(folder) as warehouse, warehouse.transaction():
         warehouse.point("snapshot", "now")
-        warehouse.con.execute("INSERT INTO record.examples VALUES ('e1', '{}')").fetchall()
-        warehouse.con.execute("INSERT INTO record.snapshot_examples VALUES ('now', 'e1', 3, NULL, NULL, 'f', 1)").fetchall()
+        warehouse.con.execute(filled("INSERT INTO record.examples VALUES ('id:e1', '{}')")).fetchall()
+        warehouse.con.execute(filled("INSERT INTO record.snapshot_examples VALUES ('now', 'id:e1', 3, NULL, NULL, 'f', 1)")).fetchall()
     write_release(folder, 2)
     (folder.parent / "secret.csv").write_text("word\nhush\n")
     (folder.parent / "secret.txt").write_text("hush")
@@ -141,9 +142,9 @@ def test_a_statement_without_an_answer_gives_an_empty_frame_or_its_own_error(rea
 def test_our_own_files_run_on_a_release(reader):
     assert reader.pointer("snapshot") == "now"
     assert reader.pointer("scoring") is None
-    assert reader.one("status/snapshot_ids", snapshot_id="now") == ("e1",)
+    assert reader.one("status/snapshot_ids", snapshot_id="now") == (full("e1"),)
     assert reader.one("status/snapshot_ids", snapshot_id="then") is None
-    assert reader.frame("status/snapshot_ids", snapshot_id="now").rows() == [("e1",)]
+    assert reader.frame("status/snapshot_ids", snapshot_id="now").rows() == [(full("e1"),)]
 
 
 def test_no_release_is_told_with_the_place_and_what_to_do(tmp_path):
@@ -206,8 +207,8 @@ def test_parameters_are_values_and_never_part_of_the_query(reader):
 
 def test_arrow_and_pandas_have_the_rows_of_the_frame(reader):
     frame = reader.sql("SELECT example_id, multiplicity, source, [1.5::FLOAT, NULL] AS l FROM examples")
-    assert frame.to_arrow().to_pylist() == [{"example_id": "e1", "multiplicity": 3, "source": None, "l": [1.5, None]}]
-    assert frame.select("example_id", "multiplicity").to_pandas().to_dict("records") == [{"example_id": "e1", "multiplicity": 3}]
+    assert short(frame.to_arrow().to_pylist()) == [{"example_id": "e1", "multiplicity": 3, "source": None, "l": [1.5, None]}]
+    assert frame.select("example_id", "multiplicity").to_pandas().to_dict("records") == [{"example_id": full("e1"), "multiplicity": 3}]
 
 
 def test_files_are_open_to_those_who_ask_and_the_release_stays_closed(folder):
@@ -222,7 +223,28 @@ def test_files_are_open_to_those_who_ask_and_the_release_stays_closed(folder):
         for query in ("SET autoload_known_extensions = true", "SET allow_community_extensions = true"):
             with pytest.raises(duckdb.Error, match="locked"):
                 opened.sql(query)
-    assert pl.read_parquet(out)["example_id"].to_list() == ["e1"]
+    assert pl.read_parquet(out)["example_id"].to_list() == [full("e1")]
     assert {path: data for path, data in below(folder).items() if "releases" in str(path)} == before
     with Reader(folder) as closed, pytest.raises(duckdb.Error, match="disabled"):
         closed.sql(f"SELECT * FROM '{out}'")
+
+
+def test_readers_of_one_process_may_have_different_options(folder):
+    with Reader(folder) as closed, Reader(folder, allow_files=True, memory_limit="500MB") as opened:
+        limits = [reader.sql("SELECT current_setting('memory_limit') AS m").item() for reader in (closed, opened)]
+        assert limits[0] != limits[1]
+        assert opened.sql(f"SELECT word FROM '{folder.parent}/secret.csv'").rows() == [("hush",)]
+        with pytest.raises(duckdb.Error, match="disabled"):
+            closed.sql(f"SELECT * FROM read_text('{folder.parent}/secret.txt')")
+
+
+def test_a_release_is_read_with_as_many_threads_as_it_has_row_groups(reader):
+    """DuckDB counts threads by the row group size that the attachment names."""
+    query = "SELECT database_name, readonly, options['row_group_size'] AS size FROM duckdb_databases() WHERE NOT internal"
+    assert reader.sql(query).rows() == [("alphatoken", True, "8192")]
+
+
+def test_what_readers_spill_is_apart(folder):
+    with Reader(folder) as one, Reader(folder) as other:
+        folders = {reader.sql("SELECT current_setting('temp_directory') AS t").item() for reader in (one, other)}
+    assert len(folders) == 2

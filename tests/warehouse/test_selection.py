@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warehouse import selection
-from warehouse.selection import highest, num_of_share, ranks_in_rows, responses
+from warehouse.selection import highest, kth_highest, num_of_share, ranks_in_rows, responses
 
 VALUES = st.one_of(st.sampled_from([np.nan, 0.0, -0.0, 1.0, -1.0]), st.floats(width=32, allow_nan=False, allow_infinity=False))
 
@@ -37,6 +37,51 @@ def test_the_highest_of_a_row_are_those_of_a_stable_sort(values, num_kept):
     order = sorted((i for i, x in enumerate(values) if x == x), key=lambda i: (-values[i], i))
     kept = highest(np.array([values]), np.array([num_kept]))[0]
     assert np.flatnonzero(kept).tolist() == sorted(order[:num_kept])
+
+
+def each_of(parts, gathered):
+    """Apply functions to parts, noting how many values come back at once."""
+
+    def each(work):
+        results = [work(part) for part in parts]
+        gathered.append(sum(len(one[1]) for one in results if isinstance(one, tuple)))
+        return results
+
+    return each
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.lists(VALUES, max_size=12), min_size=1, max_size=8), st.sampled_from([1, 2, 61]), st.data())
+def test_the_kth_highest_is_that_of_a_sort(lists, sampled, data):
+    ordered = sorted((x for values in lists for x in values if x == x), reverse=True)
+    if not ordered:
+        return
+    k = data.draw(st.integers(1, len(ordered)))
+    before, selection._SAMPLED = selection._SAMPLED, sampled
+    try:
+        value, num_above, num_tied = kth_highest(each_of([np.array(values) for values in lists], []), len(ordered), k)
+    finally:
+        selection._SAMPLED = before
+    assert value == ordered[k - 1]
+    assert (num_above, num_tied) == (sum(x > value for x in ordered), ordered.count(value))
+
+
+@pytest.mark.parametrize("is_odd", [False, True])
+def test_few_values_are_gathered_for_the_kth_highest_unless_the_sample_misleads(is_odd):
+    values = np.random.Generator(np.random.Philox(3)).standard_normal(61 * 4000)
+    if is_odd:  # every value that is looked at is one of the lowest
+        values = np.sort(values)
+        values = np.concatenate([values[:4000, None], values[4000:].reshape(4000, 60)], axis=1).ravel()
+    gathered = []
+    k = len(values) // 3
+    value, num_above, num_tied = kth_highest(each_of(np.split(values, 4), gathered), len(values), k)
+    assert value == np.sort(values)[-k]
+    assert (num_above, num_tied) == (k - 1, 1)
+    if is_odd:
+        assert gathered[-1] == len(values), "a second look takes all of them"
+    else:
+        assert len(gathered) == 2
+        assert gathered[-1] < len(values) // 8
 
 
 @settings(deadline=None, max_examples=60)

@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from tests.warehouse.ids import filled, full, short
 from warehouse.connect import DATABASE, Warehouse
 from warehouse.release import write_release
 from warehouse.stream import Cursor, MaskedStream, open_stream
@@ -53,23 +54,23 @@ def write(folder, rows, drop_flags_of=None):
         for example_id, multiplicity in sorted({(row[0], row[-1]) for row in rows} | {("unusable", 1)}):
             con.execute(
                 "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity, source) VALUES ('now', $1, $2, $3)",
-                [example_id, multiplicity, source_of(example_id)],
+                [full(example_id), multiplicity, source_of(example_id)],
             )
             con.execute(
-                "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('before', $1, 9)", [example_id]
+                "INSERT INTO record.snapshot_examples (snapshot_id, example_id, multiplicity) VALUES ('before', $1, 9)", [full(example_id)]
             )
         links = "INSERT INTO record.example_sequences (tokenization_id, example_id, branch, sequence_id) VALUES ($1, $2, $3, $4)"
-        con.execute(links, ["tokens", "unusable", "sft", None])
+        con.execute(links, ["tokens", full("unusable"), "sft", None])
         for example_id, branch, sequence_id, *_ in rows:
-            con.execute(links, ["tokens", example_id, branch, sequence_id])
-            con.execute(links, ["others", example_id, branch, f"other-{sequence_id}"])
+            con.execute(links, ["tokens", full(example_id), branch, full(sequence_id)])
+            con.execute(links, ["others", full(example_id), branch, full(f"other-{sequence_id}")])
         for sequence_id, (_, _, _, token_ids, positions, keep, _) in sequences.items():
-            con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, [])", [sequence_id, token_ids, positions])
-            con.execute("INSERT INTO record.sequences VALUES ($1, [1, 2], [1], [])", [f"other-{sequence_id}"])
+            con.execute("INSERT INTO record.sequences VALUES ($1, $2, $3, [])", [full(sequence_id), token_ids, positions])
+            con.execute("INSERT INTO record.sequences VALUES ($1, [1, 2], [1], [])", [full(f"other-{sequence_id}")])
             flags = "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ($1, $2, $3)"
-            con.execute(flags, ["all", sequence_id, [True] * len(positions)])
+            con.execute(flags, ["all", full(sequence_id), [True] * len(positions)])
             if sequence_id != drop_flags_of:
-                con.execute(flags, ["mask", sequence_id, keep])
+                con.execute(flags, ["mask", full(sequence_id), keep])
     return duckdb.connect(str(folder / DATABASE), read_only=True)
 
 
@@ -90,7 +91,7 @@ def make(con, mask_id="mask", *, batch_size=5, seed=7, **shard):
 
 
 def ids_of(batches):
-    return [sequence_id for batch, _ in batches for sequence_id in batch.sequence_ids]
+    return [sequence_id for batch, _ in batches for sequence_id in short(batch.sequence_ids)]
 
 
 def same(one, other):
@@ -147,7 +148,7 @@ def test_the_shards_together_are_the_whole_stream_once(con, copies, batch_size, 
     assert {len(batches) for batches in ranks} == {len(whole)}
     for expected, *parts in zip(whole, *ranks, strict=True):
         assert {cursor for _, cursor in parts} == {expected[1]}
-        assert sorted(ids_of(parts)) == sorted(expected[0].sequence_ids)
+        assert sorted(ids_of(parts)) == sorted(short(expected[0].sequence_ids))
         assert sum(batch.num_supervised for batch, _ in parts) == expected[0].num_supervised
         sizes = [len(batch.sequence_ids) for batch, _ in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -169,10 +170,10 @@ def test_a_rank_without_sequences_gets_a_row_of_filler_that_supervises_nothing(c
 def test_padding_is_on_the_right_and_labels_are_what_the_store_keeps(con, mask_id):
     rows = {row[2]: row for row in ROWS}
     for batch, _ in make(con, mask_id).batches(epochs=1):
-        width = max(len(rows[sequence_id][3]) for sequence_id in batch.sequence_ids)
+        width = max(len(rows[sequence_id][3]) for sequence_id in short(batch.sequence_ids))
         assert batch.input_ids.shape == batch.attention_mask.shape == batch.labels.shape == (len(batch.sequence_ids), width)
         assert {array.dtype for array in (batch.input_ids, batch.attention_mask, batch.labels)} == {np.dtype(np.int64)}
-        for row, sequence_id in enumerate(batch.sequence_ids):
+        for row, sequence_id in enumerate(short(batch.sequence_ids)):
             _, _, _, token_ids, positions, keep, _ = rows[sequence_id]
             padding = width - len(token_ids)
             kept = {p for p, flag in zip(positions, keep, strict=True) if flag or mask_id == "all"}
@@ -184,7 +185,7 @@ def test_padding_is_on_the_right_and_labels_are_what_the_store_keeps(con, mask_i
 @pytest.mark.parametrize("mask_id", ["mask", "all"])
 def test_counts_of_supervised_tokens_equal_the_stores_long_rows(con, mask_id):
     flags = (
-        "SELECT kept.sequence_id, unnest(response_positions) AS position, unnest(keep) AS keep "
+        "SELECT record.hex_id(kept.sequence_id) AS sequence_id, unnest(response_positions) AS position, unnest(keep) AS keep "
         "FROM record.mask_values AS kept JOIN record.sequences USING (sequence_id) WHERE mask_id = $1"
     )
     per_sequence = dict(
@@ -196,7 +197,7 @@ def test_counts_of_supervised_tokens_equal_the_stores_long_rows(con, mask_id):
         assert batch.num_supervised == sum(per_sequence[sequence_id] for sequence_id in batch.sequence_ids)
         assert batch.num_supervised == (batch.labels[:, 1:] != -100).sum()
     assert stream.num_supervised_tokens == sum(batch.num_supervised for batch in batches)
-    assert stream.num_supervised_tokens == sum(per_sequence[row[2]] for row in EXPECTED)
+    assert stream.num_supervised_tokens == sum(per_sequence[full(row[2])] for row in EXPECTED)
 
 
 def test_duplicates_count_and_position_0_does_not(con):
@@ -211,7 +212,7 @@ def test_duplicates_count_and_position_0_does_not(con):
 
 
 def test_a_sequence_of_which_nothing_is_kept_stays_in_its_place(con):
-    batch = next(batch for batch, _ in make(con, batch_size=1).batches(epochs=1) if batch.sequence_ids == ("s6-sft",))
+    batch = next(batch for batch, _ in make(con, batch_size=1).batches(epochs=1) if short(batch.sequence_ids) == ("s6-sft",))
     assert batch.num_supervised == 0
     assert (batch.labels == -100).all()
 
@@ -249,7 +250,7 @@ def test_a_mask_without_sequences_is_refused(con):
 def weighted(path, weight):
     """Give the mask soft weights by an expression of `keep`."""
     with duckdb.connect(str(path / DATABASE)) as writer:
-        writer.execute(f"UPDATE record.mask_values SET weight = {weight} WHERE mask_id = 'mask'")
+        writer.execute(filled(f"UPDATE record.mask_values SET weight = {weight} WHERE mask_id = 'mask'"))
 
 
 def test_soft_weights_come_with_the_kept_tokens_and_no_other(tmp_path):
@@ -263,7 +264,7 @@ def test_soft_weights_come_with_the_kept_tokens_and_no_other(tmp_path):
             for batch, _ in make(connection, release_folder=folder).batches(epochs=1):
                 assert batch.weights.dtype == np.float32
                 assert batch.weights.shape == batch.labels.shape
-                for row, sequence_id in enumerate(batch.sequence_ids):
+                for row, sequence_id in enumerate(short(batch.sequence_ids)):
                     _, _, _, ids, positions, keep, _ = rows[sequence_id]
                     expected = {p: np.float32(1 / (i + 2)) for i, (p, kept) in enumerate(zip(positions, keep, strict=True)) if kept}
                     assert batch.weights[row].tolist() == [expected.get(p, 0.0) for p in range(batch.labels.shape[1])], ids
@@ -272,7 +273,7 @@ def test_soft_weights_come_with_the_kept_tokens_and_no_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "weight", ["[1.0]", "list_transform(keep, lambda kept: -1)", "list_transform(keep, lambda kept: 'nan'::FLOAT)", "CASE WHEN sequence_id = 's7-sft' THEN NULL ELSE list_transform(keep, lambda kept: 1) END"]
+    "weight", ["[1.0]", "list_transform(keep, lambda kept: -1)", "list_transform(keep, lambda kept: 'nan'::FLOAT)", "CASE WHEN sequence_id = 'id:s7-sft' THEN NULL ELSE list_transform(keep, lambda kept: 1) END"]
 )  # fmt: skip
 def test_weights_that_do_not_fit_the_flags_are_refused(tmp_path, weight):
     write(tmp_path, ROWS).close()
@@ -286,7 +287,8 @@ def test_weights_that_do_not_fit_the_flags_are_refused(tmp_path, weight):
 
 def test_a_mask_that_leaves_a_sequence_undecided_is_refused(tmp_path):
     with write(tmp_path, ROWS, drop_flags_of="s7-sft") as connection:
-        with pytest.raises(ValueError, match=r"mask mask does not decide on 1 sequences.*s7-sft \(example e07, sft\)"):
+        undecided = rf"{full('s7-sft')} \(example {full('e07')}, sft\)"
+        with pytest.raises(ValueError, match=rf"mask mask does not decide on 1 sequences.*{undecided}"):
             make(connection)
         make(connection, "all")
 

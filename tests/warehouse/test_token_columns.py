@@ -50,7 +50,7 @@ def test_lists_are_put_where_their_sequences_lie_and_null_lists_are_nan(warehous
     monkeypatch.setattr(token_columns, "_HELD_BYTES", held)
     columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], None, None))
     expected = np.concatenate([i + np.arange(n) / 8 for i, n in enumerate(lengths)]).astype(np.float32)
-    columns.read_values("loss")
+    columns.read_values(["loss"])
     assert np.array_equal(np.concatenate([columns.of("loss", block) for block in columns.blocks()]), expected)
 
     columns._make("shuffled", np.float32)  # lists in any order, one of them NULL
@@ -66,7 +66,7 @@ def test_lists_are_put_where_their_sequences_lie_and_null_lists_are_nan(warehous
     assert np.concatenate([columns.of("loss", block) for block in some]).tolist() == [*flat[4], *flat[0]]
     columns.weights = np.arange(5) / 2
     assert np.concatenate([columns.values("loss", block) for block in some]).tolist() == [*flat[4], *flat[0]]
-    columns.read_values("adapt_direct")
+    columns.read_values(["adapt_direct"])
     assert np.concatenate([columns.values("adapt_direct", block) for block in some]).tolist() == [6.0] * 2 + [0.0] * 3
     columns.drop("loss")
     assert not (tmp_path / "loss").exists()

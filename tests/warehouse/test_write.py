@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from tests.warehouse.ids import filled, full, short
 from warehouse import runs
 from warehouse.connect import Warehouse
 from warehouse.ingest import SourceSettings, read_examples
@@ -162,7 +163,7 @@ def sequence_rows(*rows):
     """Rows of write_sequences: (example_id, token_ids, response_positions, end_of_turn_positions), or (example_id, reason, detail)."""
     made = []
     for example_id, *rest in rows:
-        row = {"example_id": example_id, "branch": "sft"}
+        row = {"example_id": full(example_id), "branch": "sft"}
         if isinstance(rest[0], str):
             row |= {"reason": rest[0], "detail": rest[1]}
         else:
@@ -178,8 +179,8 @@ def test_examples_that_become_the_same_sequence_store_it_once(warehouse):
     write_sequences(warehouse, "tok", "vocab", {"b": 1, "a": 2}, rows, "run")
     write_sequences(warehouse, "tok", "vocab", {"b": 1, "a": 2}, sequence_rows(("e5", [1, 3], [1], [])), "run")
     assert counts(warehouse) == {"tokenizations": 1, "sequences": 2, "example_sequences": 5, "receipts": 2}
-    assert query(warehouse, "SELECT example_id, reason, detail FROM record.example_sequences WHERE sequence_id IS NULL") == [
-        ("e4", "empty response", "of 3")
+    assert query(warehouse, "SELECT record.hex_id(example_id), reason, detail FROM record.example_sequences WHERE sequence_id IS NULL") == [
+        (full("e4"), "empty response", "of 3")
     ]
     assert query(warehouse, "SELECT tokenizer_digest, settings FROM record.tokenizations") == [("vocab", '{"a": 2, "b": 1}')]
 
@@ -219,7 +220,7 @@ def shard(*sequence_ids, first=0.0):
     """A part: NULL where the first token has no loss, and one value that was not finite."""
     rows = [
         {
-            "sequence_id": name,
+            "sequence_id": full(name),
             "adapt_direct": [None, first + 1, 2], "adapt_causal": [None, 0.5, 0.0], "adapt_prompt_context": 2.5,
             "stab_direct": [None, 3, 4], "stab_causal": [1, 1, 0.0], "stab_prompt_context": None,
             "loss": [None, 0.1, 0.2], "entropy": [None, 1, 1],
@@ -240,8 +241,8 @@ def test_a_shard_committed_twice_is_there_once_with_one_receipt(warehouse):
 def test_an_overlapping_shard_adds_what_is_missing_and_leaves_the_rest(warehouse):
     commit_shard(warehouse, GROUPS, shard("s1", "s2"), "run1")
     commit_shard(warehouse, GROUPS, shard("s2", "s3", first=70), "run2")
-    values = "SELECT sequence_id, direct[2] FROM record.direction_values WHERE values_id = 'A' ORDER BY ALL"
-    assert query(warehouse, values) == [("s1", 1.0), ("s2", 1.0), ("s3", 71.0)]
+    values = "SELECT record.hex_id(sequence_id), direct[2] FROM record.direction_values WHERE values_id = 'A' ORDER BY ALL"
+    assert short(query(warehouse, values)) == [("s1", 1.0), ("s2", 1.0), ("s3", 71.0)]
     assert counts(warehouse) == {"direction_values": 6, "signal_values": 3, "receipts": 2}
 
 
@@ -265,7 +266,7 @@ def test_a_group_alone_touches_no_other(warehouse):
         ("A2", 6.0),
         ("S", 3.0),
     ]
-    reference = pa.Table.from_pylist([{"sequence_id": "s1", "loss": [1.0], "entropy": [2.0]}], schema=PART_SCHEMAS["reference"])
+    reference = pa.Table.from_pylist([{"sequence_id": full("s1"), "loss": [1.0], "entropy": [2.0]}], schema=PART_SCHEMAS["reference"])
     commit_shard(warehouse, {"ref_signals": "R"}, reference, "run")
     assert query(warehouse, "SELECT signals_id, loss[1] FROM record.signal_values ORDER BY ALL") == [("G", None), ("R", 1.0)]
 
@@ -369,6 +370,11 @@ def test_a_run_that_a_killed_process_left_open_is_marked_by_the_next(warehouse):
 # ---- views, on rows written out by hand
 
 
+def identified(rows):
+    """Rows whose second column names a sequence, with its identity there."""
+    return [(row[0], full(row[1]), *row[2:]) for row in rows]
+
+
 @pytest.fixture(scope="module")
 def valued(tmp_path_factory):
     """Two examples that share a sequence, one without a prompt, one rejected by the tokenizer; a mask; a second scoring."""
@@ -376,29 +382,34 @@ def valued(tmp_path_factory):
     with Warehouse(tmp_path_factory.mktemp("views") / "wh") as warehouse:
         for statement in (
             # e1 and e2 share s1: tokens 5 6 7 8, the response is at 2 and 3. e3 is s2: 8 9, all response. e4 became none. old is not current.
-            "INSERT INTO record.examples SELECT id, '{}' FROM unnest(['e1', 'e2', 'e3', 'e4', 'old']) AS t(id)",
-            "INSERT INTO record.snapshot_examples VALUES ('now', 'e1', 1, 'web', NULL, 'f', 1), ('now', 'e2', 2, NULL, NULL, 'f', 2), "
-            "('now', 'e3', 1, 'web', NULL, 'f', 4), ('now', 'e4', 1, 'web', NULL, 'g', 1), ('then', 'old', 1, 'gone', NULL, 'f', 1)",
+            "INSERT INTO record.examples SELECT id, '{}' FROM unnest(['id:e1', 'id:e2', 'id:e3', 'id:e4', 'id:old']) AS t(id)",
+            "INSERT INTO record.snapshot_examples VALUES ('now', 'id:e1', 1, 'web', NULL, 'f', 1), "
+            "('now', 'id:e2', 2, NULL, NULL, 'f', 2), "
+            "('now', 'id:e3', 1, 'web', NULL, 'f', 4), ('now', 'id:e4', 1, 'web', NULL, 'g', 1), "
+            "('then', 'id:old', 1, 'gone', NULL, 'f', 1)",
             "INSERT INTO record.snapshots VALUES ('now', 'train', 'sft', 4, 6, 1, 'run', TIMESTAMP '2026-01-02'), "
             "('then', 'train', 'sft', 1, 1, 0, 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.rejected_rows VALUES ('now', 'f', 3, 'not JSON', 'gibberish'), ('then', 'f', 9, 'not JSON', 'before')",
             "INSERT INTO record.tokenizations VALUES ('tok', 'vocab', '{}', 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.vocabulary SELECT 'vocab', i, 'word' || i FROM range(9) AS t(i)",  # 9 is not in it
             "INSERT INTO record.vocabulary SELECT 'another', i, 'other' || i FROM range(20) AS t(i)",
-            "INSERT INTO record.example_sequences VALUES ('tok', 'e1', 'sft', 's1', 1, 0, NULL, NULL), ('tok', 'e2', 'sft', 's1', 0, 0, NULL, NULL), "
-            "('tok', 'e3', 'sft', 's2', 0, 2, NULL, NULL), ('tok', 'e4', 'sft', NULL, NULL, NULL, 'empty response', 'nothing to learn'), "
-            "('tok', 'old', 'sft', 's3', 0, 0, NULL, NULL), ('tok2', 'e1', 'sft', 's9', 0, 0, NULL, NULL), "
-            "('tok2', 'e3', 'sft', NULL, NULL, NULL, 'too long', 'elsewhere')",
-            "INSERT INTO record.sequences VALUES ('s1', [5, 6, 7, 8], [2, 3], [3]), ('s2', [8, 9], [0, 1], []), ('s3', [5, 6], [1], [1]), "
-            "('s9', [1], [0], [])",
+            "INSERT INTO record.example_sequences VALUES ('tok', 'id:e1', 'sft', 'id:s1', 1, 0, NULL, NULL), "
+            "('tok', 'id:e2', 'sft', 'id:s1', 0, 0, NULL, NULL), "
+            "('tok', 'id:e3', 'sft', 'id:s2', 0, 2, NULL, NULL), "
+            "('tok', 'id:e4', 'sft', NULL, NULL, NULL, 'empty response', 'nothing to learn'), "
+            "('tok', 'id:old', 'sft', 'id:s3', 0, 0, NULL, NULL), ('tok2', 'id:e1', 'sft', 'id:s9', 0, 0, NULL, NULL), "
+            "('tok2', 'id:e3', 'sft', NULL, NULL, NULL, 'too long', 'elsewhere')",
+            "INSERT INTO record.sequences VALUES ('id:s1', [5, 6, 7, 8], [2, 3], [3]), ('id:s2', [8, 9], [0, 1], []), "
+            "('id:s3', [5, 6], [1], [1]), ('id:s9', [1], [0], [])",
             "INSERT INTO record.scorings VALUES ('sc', 'tok', 'A', 'S', 'G', 'R', '{}', 'run', TIMESTAMP '2026-01-01'), "
             "('sc2', 'tok', 'A2', 'S', 'G', 'R', '{}', 'run', TIMESTAMP '2026-01-01')",
             "INSERT INTO record.masks (mask_id, policy, settings, scoring_id, snapshot_id, num_tokens, num_kept, run_id, created_at) VALUES ('m', 'default', '{}', 'sc', 'now', 4, 3, 'run', TIMESTAMP '2026-01-01'), "
             "('m-old', 'default', '{}', 'sc', 'now', 4, 4, 'run', TIMESTAMP '2026-01-01'), ('m2', 'none', '{}', 'sc2', 'now', 0, 0, 'run', TIMESTAMP '2026-01-01')",
-            "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ('m', 's1', [true, false]), ('m', 's2', [false, true]), ('m-old', 's1', [true, true]), "
-            "('m', 's3', [true]), ('m2', 's1', [true, true])",
+            "INSERT INTO record.mask_values (mask_id, sequence_id, keep) VALUES ('m', 'id:s1', [true, false]), "
+            "('m', 'id:s2', [false, true]), ('m-old', 'id:s1', [true, true]), "
+            "('m', 'id:s3', [true]), ('m2', 'id:s1', [true, true])",
         ):
-            warehouse.con.execute(statement).fetchall()
+            warehouse.con.execute(filled(statement)).fetchall()
         # Σ direct = Σ causal + prompt_context: 3 = 1 + 2, and 1.5 = 0.25 + 1.25, 6 = 6 + 0 without a prompt.
         values = [
             ("A", "s1", [1.0, 2.0], [1.0, 0.0], 2.0), ("A", "s2", [None, 6.0], [6.0, 0.0], 0.0), ("A", "s3", [9.0], [0.0], 9.0),
@@ -412,10 +423,10 @@ def valued(tmp_path_factory):
         ]  # fmt: skip
         columns = {"id": pl.String, "sequence_id": pl.String}
         warehouse.con.register(
-            "v", pl.DataFrame(values, {**columns, "direct": floats, "causal": floats, "context": pl.Float64}, orient="row")
+            "v", pl.DataFrame(identified(values), {**columns, "direct": floats, "causal": floats, "context": pl.Float64}, orient="row")
         )
         warehouse.con.register(
-            "g", pl.DataFrame(signals, {**columns, **dict.fromkeys(("loss", "entropy", "margin"), floats)}, orient="row")
+            "g", pl.DataFrame(identified(signals), {**columns, **dict.fromkeys(("loss", "entropy", "margin"), floats)}, orient="row")
         )
         warehouse.con.execute("INSERT INTO record.direction_values SELECT * FROM v").fetchall()
         warehouse.con.execute(
@@ -437,7 +448,7 @@ S2 = [
 
 
 def test_token_values_has_a_row_per_example_and_response_token(valued):
-    assert query(valued, "FROM token_values ORDER BY example_id, position") == [
+    assert short(query(valued, "FROM token_values ORDER BY example_id, position")) == [
         *(("sc", "e1", "s1", "sft", "web", *row) for row in S1),
         *(("sc", "e2", "s1", "sft", None, *row) for row in S1),
         *(("sc", "e3", "s2", "sft", "web", *row) for row in S2),
@@ -446,7 +457,7 @@ def test_token_values_has_a_row_per_example_and_response_token(valued):
 
 def test_token_values_all_has_the_other_scorings_and_the_deleted_examples_too(valued):
     rows = query(valued, "FROM token_values_all ORDER BY scoring_id, example_id, position")
-    assert rows == [
+    assert short(rows) == [
         *(("sc", "e1", "s1", "sft", "web", *row) for row in S1),
         *(("sc", "e2", "s1", "sft", None, *row) for row in S1),
         *(("sc", "e3", "s2", "sft", "web", *row) for row in S2),
@@ -458,7 +469,7 @@ def test_token_values_all_has_the_other_scorings_and_the_deleted_examples_too(va
 
 def test_example_values_are_sums_of_values_and_means_of_signals_over_the_tokens_that_have_them(valued):
     one = ("sft", 2, 3.0, 1.0, 2.0, 1.5, 0.25, 1.25, 1.0, 2.0, 3.0, 0.5, None, None)
-    assert query(valued, "SELECT * EXCLUDE (scoring_id, sequence_id, source) FROM example_values ORDER BY example_id") == [
+    assert short(query(valued, "SELECT * EXCLUDE (scoring_id, sequence_id, source) FROM example_values ORDER BY example_id")) == [
         ("e1", *one),
         ("e2", *one),
         ("e3", "sft", 2, 6.0, 6.0, 0.0, None, 0.0, None, 3.0, 5.0, 1.0, 7.0, None, None),
@@ -471,12 +482,12 @@ def test_the_law_of_the_two_axes_can_be_checked_in_sql(valued):
     assert query(valued, law.format("stab")) == []
     try:
         valued.con.execute(
-            "UPDATE record.direction_values SET prompt_context = prompt_context + 1 WHERE values_id = 'A' AND sequence_id = 's2'"
+            filled("UPDATE record.direction_values SET prompt_context = prompt_context + 1 WHERE values_id = 'A' AND sequence_id = 'id:s2'")
         )
-        assert query(valued, law.format("adapt")) == [("e3",)]
+        assert query(valued, law.format("adapt")) == [(full("e3"),)]
     finally:
         valued.con.execute(
-            "UPDATE record.direction_values SET prompt_context = prompt_context - 1 WHERE values_id = 'A' AND sequence_id = 's2'"
+            filled("UPDATE record.direction_values SET prompt_context = prompt_context - 1 WHERE values_id = 'A' AND sequence_id = 'id:s2'")
         )
 
 
@@ -487,7 +498,7 @@ def test_example_values_add_in_double(valued):
 
 
 def test_token_masks_show_the_current_masks_of_the_current_scoring(valued):
-    assert query(valued, "FROM token_masks ORDER BY example_id, position") == [
+    assert short(query(valued, "FROM token_masks ORDER BY example_id, position")) == [
         ("m", "default", "e1", "s1", "sft", 2, True, 1.0),
         ("m", "default", "e1", "s1", "sft", 3, False, 0.0),
         ("m", "default", "e2", "s1", "sft", 2, True, 1.0),
@@ -515,18 +526,18 @@ def test_values_and_masks_join_token_by_token(valued):
         "SELECT example_id, position, token, adapt_direct FROM token_values JOIN token_masks USING (example_id, branch, position) "
         "WHERE keep ORDER BY ALL",
     )
-    assert kept == [("e1", 2, "word7", 1.0), ("e2", 2, "word7", 1.0), ("e3", 1, None, 6.0)]
+    assert short(kept) == [("e1", 2, "word7", 1.0), ("e2", 2, "word7", 1.0), ("e3", 1, None, 6.0)]
 
 
 def test_rejected_rows_tell_stage_place_and_reason_of_the_current_data(valued):
-    assert query(valued, "FROM rejected_rows ORDER BY stage") == [
+    assert short(query(valued, "FROM rejected_rows ORDER BY stage")) == [
         ("train", "ingest", "f", 3, None, "not JSON", "gibberish", "now"),
         ("train", "tokenize", "g", 1, "e4", "empty response", "nothing to learn", "now"),
     ]
 
 
 def test_sequences_are_those_of_the_current_snapshot_and_tokenization(valued):
-    assert query(valued, "FROM sequences ORDER BY example_id") == [
+    assert short(query(valued, "FROM sequences ORDER BY example_id")) == [
         ("e1", "s1", "sft", "web", 1, [5, 6, 7, 8], [2, 3], [3], 4, 2, 1, 0),
         ("e2", "s1", "sft", None, 2, [5, 6, 7, 8], [2, 3], [3], 4, 2, 0, 0),
         ("e3", "s2", "sft", "web", 1, [8, 9], [0, 1], [], 2, 2, 0, 2),

@@ -4,5 +4,5 @@ SELECT
     snapshots.run_id, snapshots.created_at
 FROM record.snapshot_examples AS members
 JOIN snapshots ON snapshots.snapshot_id = members.snapshot_id
-WHERE members.example_id = $example_id
+WHERE members.example_id = $example_id::UUID
 ORDER BY snapshots.created_at DESC, snapshots.role

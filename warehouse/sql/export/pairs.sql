@@ -2,7 +2,7 @@
 -- scoring has none, weights for a mask without soft ones.
 -- Grain: one row per example of the mask's snapshot with such a branch, in the stream's order. Parameters: $mask_id.
 SELECT
-    example_id, any_value(multiplicity) AS multiplicity,
+    record.hex_id(example_id) AS example_id, any_value(multiplicity) AS multiplicity,
     any_value(token_ids) FILTER (branch = 'chosen') AS chosen_ids, any_value(token_ids) FILTER (branch = 'rejected') AS rejected_ids,
     any_value(response_positions) FILTER (branch = 'chosen') AS chosen_positions,
     any_value(response_positions) FILTER (branch = 'rejected') AS rejected_positions,
@@ -11,17 +11,14 @@ SELECT
     any_value(loss) FILTER (branch = 'chosen') AS chosen_ref_losses, any_value(loss) FILTER (branch = 'rejected') AS rejected_ref_losses
 FROM (
     SELECT
-        members.example_id, members.multiplicity, links.branch, sequences.token_ids, sequences.response_positions, kept.keep, kept.weight,
+        masked.example_id, masked.multiplicity, masked.branch, sequences.token_ids, sequences.response_positions, kept.keep, kept.weight,
         signals.loss
-    FROM record.masks AS masks
-    JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
-    JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id
-    JOIN record.example_sequences AS links ON links.example_id = members.example_id AND links.tokenization_id = scorings.tokenization_id
-    LEFT JOIN record.sequences AS sequences ON sequences.sequence_id = links.sequence_id
-    LEFT JOIN record.mask_rows AS kept ON kept.sequence_id = links.sequence_id AND kept.mask_id = masks.mask_id
+    FROM record.masked_sequences AS masked
+    LEFT JOIN record.sequences AS sequences ON sequences.sequence_id = masked.sequence_id
+    LEFT JOIN record.mask_rows AS kept ON kept.sequence_id = masked.sequence_id AND kept.mask_id = masked.mask_id
     LEFT JOIN record.signal_values AS signals
-        ON signals.sequence_id = links.sequence_id AND signals.signals_id = scorings.ref_signals_id
-    WHERE masks.mask_id = $mask_id AND links.branch IN ('chosen', 'rejected')
+        ON signals.sequence_id = masked.sequence_id AND signals.signals_id = masked.ref_signals_id
+    WHERE masked.mask_id = $mask_id AND masked.branch IN ('chosen', 'rejected')
 )
 GROUP BY example_id
 HAVING count(token_ids) > 0

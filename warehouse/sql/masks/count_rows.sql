@@ -1,6 +1,6 @@
 -- What a mask with these rows says of a snapshot: sequences, their response tokens, those kept; each sequence counts once.
 -- Grain: one row. Parameters: $rows_id, $snapshot_id, $tokenization_id.
-SELECT count(*), coalesce(sum(len(keep)), 0)::BIGINT, coalesce(sum(num_kept), 0)::BIGINT
+SELECT count(*), coalesce(sum(num_tokens), 0)::BIGINT, coalesce(sum(num_kept), 0)::BIGINT
 FROM record.mask_values
 WHERE mask_id = $rows_id
   AND sequence_id IN (

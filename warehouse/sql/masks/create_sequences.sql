@@ -1,37 +1,34 @@
 -- The sequences of mask_new with the rows in which their contents and values lie, without values: 200 million tokens make a million small
 -- rows. Places follow the order in which adaptation values are stored, so that most reads of values are copies; number orders sequences by
 -- sequence_id; NULL sources are one source. A row of values is NULL where the scoring has none.
--- Grain: one row per sequence. Parameters: $scoring: name of the pointer to the scoring.
+-- Grain: one row per sequence. Parameters: the identities of the values, $adapt, $stab, $signals, $ref_signals.
 CREATE OR REPLACE TEMP TABLE mask_sequences AS
-WITH scoring AS (
-    SELECT * FROM record.scorings WHERE scoring_id = (SELECT value FROM record.pointers WHERE name = $scoring)
-),
-contents AS (
+WITH contents AS (
     SELECT stored.sequence_id, stored.rowid AS row FROM record.sequences AS stored SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
 ),
 adapt AS (
     SELECT stored.sequence_id, stored.rowid AS row
     FROM record.direction_values AS stored
     SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.values_id = (SELECT adapt_values_id FROM scoring)
+    WHERE stored.values_id = $adapt
 ),
 stab AS (
     SELECT stored.sequence_id, stored.rowid AS row
     FROM record.direction_values AS stored
     SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.values_id = (SELECT stab_values_id FROM scoring)
+    WHERE stored.values_id = $stab
 ),
 signals AS (
     SELECT stored.sequence_id, stored.rowid AS row
     FROM record.signal_values AS stored
     SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.signals_id = (SELECT signals_id FROM scoring)
+    WHERE stored.signals_id = $signals
 ),
 ref_signals AS (
     SELECT stored.sequence_id, stored.rowid AS row
     FROM record.signal_values AS stored
     SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.signals_id = (SELECT ref_signals_id FROM scoring)
+    WHERE stored.signals_id = $ref_signals
 )
 SELECT
     row_number() OVER (ORDER BY adapt.row, mask_new.sequence_id) - 1 AS place, mask_new.sequence_id,

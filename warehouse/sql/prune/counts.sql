@@ -33,7 +33,7 @@ UNION ALL
 SELECT 'snapshots', count(*), 0
 FROM record.snapshots WHERE (snapshot_id, role) NOT IN (SELECT (snapshot_id, role) FROM kept_snapshots)
 UNION ALL
-SELECT 'snapshot_examples', count(*), coalesce(sum(strlen(example_id) + coalesce(strlen(source), 0) + coalesce(strlen(extra), 0)), 0)::BIGINT
+SELECT 'snapshot_examples', count(*), coalesce(sum(16 + coalesce(strlen(source), 0) + coalesce(strlen(extra), 0)), 0)::BIGINT
 FROM record.snapshot_examples WHERE snapshot_id NOT IN (SELECT snapshot_id FROM kept_snapshots)
 UNION ALL
 SELECT 'rejected_rows', count(*), coalesce(sum(strlen(raw)), 0)::BIGINT

@@ -24,12 +24,12 @@ lists AS (
     JOIN record.direction_values AS adapt ON adapt.values_id = scorings.adapt_values_id AND adapt.sequence_id = items.sequence_id
     JOIN record.signal_values AS ref_signals
         ON ref_signals.signals_id = scorings.ref_signals_id AND ref_signals.sequence_id = items.sequence_id
-    LEFT JOIN pairs ON pairs.example_id = items.example_id
+    LEFT JOIN record.current_pairs AS pairs ON pairs.example_id = items.example_id
 ),
 long AS MATERIALIZED ( -- bits of a float above 0 are an integer in the order of the floats
     SELECT
-        item, place, sign(ref_loss)::INTEGER * (abs(ref_loss)::BIT::INTEGER >> 11) AS ref_key,
-        sign(adapt_causal)::INTEGER * (abs(adapt_causal)::BIT::INTEGER >> 11) AS causal_key
+        item, place, record.rank_key(ref_loss) AS ref_key,
+        record.rank_key(adapt_causal) AS causal_key
     FROM (
         SELECT item, unnest(range(len(ref_loss)))::INTEGER AS place, unnest(ref_loss) AS ref_loss, unnest(adapt_causal) AS adapt_causal FROM lists
     )
@@ -77,12 +77,12 @@ spans AS (
     LIMIT $limit::BIGINT
 )
 SELECT
-    items.example_id, items.branch, items.source, min(tokens.position) AS first_position, max(tokens.position) AS last_position,
+    record.hex_id(items.example_id) AS example_id, items.branch, items.source, min(tokens.position) AS first_position, max(tokens.position) AS last_position,
     tokens.num_tokens, tokens.suspicion, string_agg(vocabulary.token, '' ORDER BY tokens.position) AS text
 FROM (
     SELECT
         spans.*, unnest(contents.response_positions[spans.first_place + 1:spans.last_place + 1]) AS position,
-        unnest(list_transform(contents.response_positions[spans.first_place + 1:spans.last_place + 1], lambda p: contents.token_ids[p + 1])) AS token_id
+        unnest(record.tokens_at(contents.token_ids, contents.response_positions[spans.first_place + 1:spans.last_place + 1])) AS token_id
     FROM spans
     JOIN items ON items.item = spans.item
     JOIN record.sequences AS contents ON contents.sequence_id = items.sequence_id

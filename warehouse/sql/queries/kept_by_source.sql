@@ -3,7 +3,7 @@
 -- $policy = default: whose mask
 -- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH per_sequence AS (
-    SELECT members.source, len(kept.keep) AS num_tokens, kept.num_kept
+    SELECT members.source, kept.num_tokens, kept.num_kept
     FROM masks
     JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id
     JOIN record.example_sequences AS links ON links.sequence_id = kept.sequence_id

@@ -7,7 +7,7 @@
 WITH long AS (
     SELECT
         tokenizations.tokenizer_digest,
-        unnest(list_select(current.token_ids, list_transform(current.response_positions, lambda p: p + 1))) AS token_id,
+        unnest(record.tokens_at(current.token_ids, current.response_positions)) AS token_id,
         unnest(kept.keep) AS keep
     FROM masks
     JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id

@@ -3,7 +3,7 @@
 -- $policy = default: whose mask
 -- $limit = 100: number of rows
 SELECT
-    current.example_id, current.branch, current.source, len(kept.keep) AS num_tokens, len(list_filter(kept.keep, lambda k: k)) AS num_kept,
+    record.hex_id(current.example_id) AS example_id, current.branch, current.source, kept.num_tokens, kept.num_kept,
     contents.content
 FROM masks
 JOIN record.mask_rows AS kept ON kept.mask_id = masks.mask_id

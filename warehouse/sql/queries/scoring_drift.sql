@@ -1,50 +1,103 @@
 -- How far values moved from one scoring to another, over the response tokens that both valued: correlation of values and of ranks,
 -- mean size of the change beside the mean size of the earlier value, share of tokens whose sign changed.
+-- Nothing is sorted or held but lists of one column: values that share a record.rank_key share a rank, the middle one of theirs.
 -- Grain: one row per column of values that both have.
 -- $scoring_before = previous: the earlier scoring: the beginning of its id, or `previous`: the newest that is not current
 -- $scoring_after = current: the later one
-WITH pairs AS (
-    SELECT DISTINCT ON (before.sequence_id) before.*, latter.* RENAME (
-        sequence_id AS after_sequence_id, adapt_direct AS after_adapt_direct, adapt_causal AS after_adapt_causal,
-        stab_direct AS after_stab_direct, stab_causal AS after_stab_causal, loss AS after_loss, ref_loss AS after_ref_loss,
-        entropy AS after_entropy, margin AS after_margin, el2n AS after_el2n, grad_norm AS after_grad_norm
-    )
-    FROM (
-        SELECT sequence_id, adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy, margin, el2n, grad_norm
-        FROM record.value_lists_all WHERE scoring_id = $scoring_before
-    ) AS before
-    JOIN (
-        SELECT sequence_id, adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy, margin, el2n, grad_norm
-        FROM record.value_lists_all WHERE scoring_id = $scoring_after
-    ) AS latter ON latter.sequence_id = before.sequence_id
+WITH earlier AS (SELECT * FROM record.scorings WHERE scoring_id = $scoring_before),
+later AS (SELECT * FROM record.scorings WHERE scoring_id = $scoring_after),
+valued AS MATERIALIZED (
+    SELECT sequence_id FROM record.direction_values WHERE values_id = (SELECT adapt_values_id FROM earlier)
+    INTERSECT SELECT sequence_id FROM record.direction_values WHERE values_id = (SELECT stab_values_id FROM earlier)
+    INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT signals_id FROM earlier)
+    INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT ref_signals_id FROM earlier)
+    INTERSECT SELECT sequence_id FROM record.direction_values WHERE values_id = (SELECT adapt_values_id FROM later)
+    INTERSECT SELECT sequence_id FROM record.direction_values WHERE values_id = (SELECT stab_values_id FROM later)
+    INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT signals_id FROM later)
+    INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT ref_signals_id FROM later)
 ),
-long AS (
-    SELECT 'adapt_direct' AS name, unnest(adapt_direct) AS old, unnest(after_adapt_direct) AS new FROM pairs
-    UNION ALL SELECT 'adapt_causal', unnest(adapt_causal), unnest(after_adapt_causal) FROM pairs
-    UNION ALL SELECT 'stab_direct', unnest(stab_direct), unnest(after_stab_direct) FROM pairs
-    UNION ALL SELECT 'stab_causal', unnest(stab_causal), unnest(after_stab_causal) FROM pairs
-    UNION ALL SELECT 'loss', unnest(loss), unnest(after_loss) FROM pairs
-    UNION ALL SELECT 'ref_loss', unnest(ref_loss), unnest(after_ref_loss) FROM pairs
-    UNION ALL SELECT 'entropy', unnest(entropy), unnest(after_entropy) FROM pairs
-    UNION ALL SELECT 'margin', unnest(margin), unnest(after_margin) FROM pairs
-    UNION ALL SELECT 'el2n', unnest(el2n), unnest(after_el2n) FROM pairs
-    UNION ALL SELECT 'grad_norm', unnest(grad_norm), unnest(after_grad_norm) FROM pairs
-),
-ranked AS ( -- among equals, the first has rank() and the last the running count: their sum is twice the average rank
+weights AS ( -- ω of pairs, of the first of the examples that share a sequence
     SELECT
-        name, old, new,
-        rank() OVER by_old + count(*) OVER by_old AS old_rank, rank() OVER by_new + count(*) OVER by_new AS new_rank
+        links.sequence_id, arg_min(pairs.weight, links.example_id) FILTER (pairs.scoring_id = $scoring_before) AS old,
+        arg_min(pairs.weight, links.example_id) FILTER (pairs.scoring_id = $scoring_after) AS new
+    FROM record.pairs_all AS pairs
+    JOIN record.example_sequences AS links ON links.example_id = pairs.example_id AND links.branch <> 'sft'
+    WHERE pairs.scoring_id IN ($scoring_before, $scoring_after)
+    GROUP BY links.sequence_id
+),
+adapt AS NOT MATERIALIZED (
+    SELECT old.sequence_id, old.direct AS old_direct, new.direct AS new_direct, old.causal AS old_causal, new.causal AS new_causal
+    FROM record.direction_values AS old
+    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
+    JOIN record.direction_values AS new ON new.sequence_id = old.sequence_id
+    WHERE old.values_id = (SELECT adapt_values_id FROM earlier) AND new.values_id = (SELECT adapt_values_id FROM later)
+),
+stab AS NOT MATERIALIZED (
+    SELECT old.sequence_id, old.direct AS old_direct, new.direct AS new_direct, old.causal AS old_causal, new.causal AS new_causal
+    FROM record.direction_values AS old
+    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
+    JOIN record.direction_values AS new ON new.sequence_id = old.sequence_id
+    WHERE old.values_id = (SELECT stab_values_id FROM earlier) AND new.values_id = (SELECT stab_values_id FROM later)
+),
+signals AS NOT MATERIALIZED (
+    SELECT
+        old.loss AS old_loss, new.loss AS new_loss, old.entropy AS old_entropy, new.entropy AS new_entropy, old.margin AS old_margin,
+        new.margin AS new_margin, old.el2n AS old_el2n, new.el2n AS new_el2n, old.grad_norm AS old_grad_norm, new.grad_norm AS new_grad_norm
+    FROM record.signal_values AS old
+    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
+    JOIN record.signal_values AS new ON new.sequence_id = old.sequence_id
+    WHERE old.signals_id = (SELECT signals_id FROM earlier) AND new.signals_id = (SELECT signals_id FROM later)
+),
+ref_signals AS NOT MATERIALIZED (
+    SELECT old.loss AS old_loss, new.loss AS new_loss
+    FROM record.signal_values AS old
+    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
+    JOIN record.signal_values AS new ON new.sequence_id = old.sequence_id
+    WHERE old.signals_id = (SELECT ref_signals_id FROM earlier) AND new.signals_id = (SELECT ref_signals_id FROM later)
+),
+directions AS NOT MATERIALIZED (
+    SELECT lists.number, weights.old AS old_weight, weights.new AS new_weight, lists.old, lists.new
+    FROM (
+        SELECT 1 AS number, sequence_id, old_direct AS old, new_direct AS new FROM adapt
+        UNION ALL SELECT 2, sequence_id, old_causal, new_causal FROM adapt
+        UNION ALL SELECT 3, sequence_id, old_direct, new_direct FROM stab
+        UNION ALL SELECT 4, sequence_id, old_causal, new_causal FROM stab
+    ) AS lists
+    LEFT JOIN weights ON weights.sequence_id = lists.sequence_id
+),
+long AS NOT MATERIALIZED (
+    SELECT
+        number, unnest(CASE WHEN old_weight IS NULL THEN old ELSE list_transform(old, lambda x: (old_weight * x)::FLOAT) END) AS old,
+        unnest(CASE WHEN new_weight IS NULL THEN new ELSE list_transform(new, lambda x: (new_weight * x)::FLOAT) END) AS new
+    FROM directions
+    UNION ALL SELECT 5, unnest(old_loss), unnest(new_loss) FROM signals
+    UNION ALL SELECT 6, unnest(old_loss), unnest(new_loss) FROM ref_signals
+    UNION ALL SELECT 7, unnest(old_entropy), unnest(new_entropy) FROM signals
+    UNION ALL SELECT 8, unnest(old_margin), unnest(new_margin) FROM signals
+    UNION ALL SELECT 9, unnest(old_el2n), unnest(new_el2n) FROM signals
+    UNION ALL SELECT 10, unnest(old_grad_norm), unnest(new_grad_norm) FROM signals
+),
+keyed AS NOT MATERIALIZED (
+    SELECT number, old, new, record.rank_key(old) AS old_key, record.rank_key(new) AS new_key
     FROM long
     WHERE old IS NOT NULL AND new IS NOT NULL
-    WINDOW by_old AS (PARTITION BY name ORDER BY old), by_new AS (PARTITION BY name ORDER BY new)
+),
+old_ranks AS ( -- twice the mean rank of those that share a key
+    SELECT number, old_key, 2 * sum(count(*)) OVER (PARTITION BY number ORDER BY old_key) - count(*) AS rank FROM keyed GROUP BY number, old_key
+),
+new_ranks AS (
+    SELECT number, new_key, 2 * sum(count(*)) OVER (PARTITION BY number ORDER BY new_key) - count(*) AS rank FROM keyed GROUP BY number, new_key
 )
 SELECT
-    name AS "column", count(*) AS num_tokens,
-    CASE WHEN stddev_pop(old) > 0 AND stddev_pop(new) > 0 THEN corr(old, new) END AS pearson,
-    CASE WHEN stddev_pop(old_rank) > 0 AND stddev_pop(new_rank) > 0 THEN corr(old_rank, new_rank) END AS spearman,
-    avg(abs(new - old)) AS mean_change, avg(abs(old)) AS mean_size, avg((sign(old) <> sign(new))::INTEGER) AS changed_sign_share
-FROM ranked
-GROUP BY name
-ORDER BY list_position(
-    ['adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal', 'loss', 'ref_loss', 'entropy', 'margin', 'el2n', 'grad_norm'], name
-)
+    ['adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal', 'loss', 'ref_loss', 'entropy', 'margin', 'el2n', 'grad_norm'][keyed.number]
+        AS "column",
+    count(*) AS num_tokens,
+    CASE WHEN stddev_pop(keyed.old) > 0 AND stddev_pop(keyed.new) > 0 THEN corr(keyed.old, keyed.new) END AS pearson,
+    CASE WHEN stddev_pop(old_ranks.rank) > 0 AND stddev_pop(new_ranks.rank) > 0 THEN corr(old_ranks.rank, new_ranks.rank) END AS spearman,
+    avg(abs(keyed.new - keyed.old)) AS mean_change, avg(abs(keyed.old)) AS mean_size,
+    avg((sign(keyed.old) <> sign(keyed.new))::INTEGER) AS changed_sign_share
+FROM keyed
+JOIN old_ranks ON old_ranks.number = keyed.number AND old_ranks.old_key = keyed.old_key
+JOIN new_ranks ON new_ranks.number = keyed.number AND new_ranks.new_key = keyed.new_key
+GROUP BY keyed.number
+ORDER BY keyed.number

@@ -10,7 +10,7 @@ WITH current AS (
     SELECT links.example_id, links.branch, links.sequence_id, members.source, coalesce(pairs.weight, 1) AS weight -- ω of a pair
     FROM record.snapshot_examples AS members
     JOIN record.example_sequences AS links ON links.example_id = members.example_id
-    LEFT JOIN pairs ON pairs.example_id = links.example_id
+    LEFT JOIN record.current_pairs AS pairs ON pairs.example_id = links.example_id
     WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
       AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
       AND links.sequence_id IS NOT NULL
@@ -38,7 +38,7 @@ lists AS (
 ),
 long AS (
     SELECT
-        unnest(list_transform(sequences.response_positions, lambda p: sequences.token_ids[p + 1])) AS token_id,
+        unnest(record.tokens_at(sequences.token_ids, sequences.response_positions)) AS token_id,
         unnest(lists.list) AS stored, CASE WHEN lists.is_directional THEN current.weight ELSE 1 END AS weight
     FROM current
     JOIN lists ON lists.sequence_id = current.sequence_id

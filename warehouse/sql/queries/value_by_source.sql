@@ -6,7 +6,7 @@ WITH current AS (
     SELECT links.example_id, links.branch, links.sequence_id, members.source, coalesce(pairs.weight, 1) AS weight -- ω of a pair
     FROM record.snapshot_examples AS members
     JOIN record.example_sequences AS links ON links.example_id = members.example_id
-    LEFT JOIN pairs ON pairs.example_id = links.example_id
+    LEFT JOIN record.current_pairs AS pairs ON pairs.example_id = links.example_id
     WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
       AND links.tokenization_id = (SELECT value FROM record.pointers WHERE name = 'tokenization')
       AND links.sequence_id IS NOT NULL

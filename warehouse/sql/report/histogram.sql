@@ -1,5 +1,4 @@
--- How the values of each column are distributed between two bounds, and how many of each bin a mask keeps. Bins are equal in the square root
--- of the size (with the value's sign), so that values near 0, which are most, have several. What lies outside is in the first and last bin.
+-- How the values of each column are distributed between two bounds, in bins of record.root_bin, and how many of each bin a mask keeps.
 -- Grain: one row per column and bin that has tokens.
 -- Parameters: $names, $lows, $highs (a column and its bounds at the same place of each), $num_bins, $mask_id (NULL: none, nothing is kept).
 WITH tokens AS (
@@ -16,14 +15,11 @@ long AS (
     UNPIVOT (value FOR name IN (adapt_direct, adapt_causal, stab_direct, stab_causal, loss, ref_loss, entropy, margin, el2n, grad_norm))
 ),
 bounds AS (
-    SELECT name, low, high, sign(low) * sqrt(abs(low)) AS first_root, sign(high) * sqrt(abs(high)) AS last_root
+    SELECT name, low, high, record.signed_root(low) AS low_root, record.signed_root(high) AS high_root
     FROM (SELECT unnest($names::VARCHAR[]) AS name, unnest($lows::DOUBLE[]) AS low, unnest($highs::DOUBLE[]) AS high)
 )
 SELECT
-    bounds.name,
-    greatest(0, least(
-        $num_bins::INTEGER - 1, floor((sign(value) * sqrt(abs(value)) - first_root) / (last_root - first_root) * $num_bins::INTEGER)
-    ))::INTEGER AS bin,
+    bounds.name, record.root_bin(value, low_root, high_root, $num_bins::INTEGER) AS bin,
     count(*) AS num_tokens, count(*) FILTER (keep) AS num_kept, count(*) FILTER (value < low OR value > high) AS num_outside
 FROM long
 JOIN bounds ON bounds.name = long.name

@@ -1,5 +1,7 @@
 -- Record tables. Users read the views; these hold one row per example, sequence, mask or run, token data as lists.
--- This is the one file with several statements: it runs once, on an empty database.
+-- Identities of examples and sequences, 32 hexadecimal digits, are stored as the 16 bytes they stand for (type UUID): they are what tables are
+-- joined on. They come and go as their digits; record.hex_id writes them so.
+-- The files of this folder have several statements: they run once, on an empty database.
 CREATE SCHEMA record;
 
 CREATE TABLE record.meta (schema_version INTEGER, created_at TIMESTAMP);
@@ -13,10 +15,10 @@ CREATE TABLE record.snapshots (
     snapshot_id VARCHAR, role VARCHAR, kind VARCHAR, num_examples UBIGINT, num_rows UBIGINT, num_rejected UBIGINT, run_id VARCHAR, created_at TIMESTAMP
 );
 
-CREATE TABLE record.examples (example_id VARCHAR, content VARCHAR);
+CREATE TABLE record.examples (example_id UUID, content VARCHAR);
 
 CREATE TABLE record.snapshot_examples (
-    snapshot_id VARCHAR, example_id VARCHAR, multiplicity UINTEGER, source VARCHAR, extra VARCHAR, file VARCHAR, line UINTEGER
+    snapshot_id VARCHAR, example_id UUID, multiplicity UINTEGER, source VARCHAR, extra VARCHAR, file VARCHAR, line UINTEGER
 );
 
 CREATE TABLE record.rejected_rows (snapshot_id VARCHAR, file VARCHAR, line UINTEGER, reason VARCHAR, raw VARCHAR);
@@ -28,12 +30,12 @@ CREATE TABLE record.tokenizations (
 CREATE TABLE record.vocabulary (tokenizer_digest VARCHAR, token_id INTEGER, token VARCHAR);
 
 CREATE TABLE record.example_sequences (
-    tokenization_id VARCHAR, example_id VARCHAR, branch VARCHAR, sequence_id VARCHAR,
+    tokenization_id VARCHAR, example_id UUID, branch VARCHAR, sequence_id UUID,
     num_prompt_tokens_cut UINTEGER, num_response_tokens_cut UINTEGER, reason VARCHAR, detail VARCHAR
 );
 
 CREATE TABLE record.sequences (
-    sequence_id VARCHAR, token_ids INTEGER[], response_positions INTEGER[], end_of_turn_positions INTEGER[]
+    sequence_id UUID, token_ids INTEGER[], response_positions INTEGER[], end_of_turn_positions INTEGER[]
 );
 
 CREATE TABLE record.artifacts (
@@ -42,11 +44,11 @@ CREATE TABLE record.artifacts (
 );
 
 CREATE TABLE record.direction_values (
-    values_id VARCHAR, sequence_id VARCHAR, direct FLOAT[], causal FLOAT[], prompt_context DOUBLE
+    values_id VARCHAR, sequence_id UUID, direct FLOAT[], causal FLOAT[], prompt_context DOUBLE
 );
 
 CREATE TABLE record.signal_values (
-    signals_id VARCHAR, sequence_id VARCHAR, loss FLOAT[], entropy FLOAT[], margin FLOAT[], el2n FLOAT[], grad_norm FLOAT[]
+    signals_id VARCHAR, sequence_id UUID, loss FLOAT[], entropy FLOAT[], margin FLOAT[], el2n FLOAT[], grad_norm FLOAT[]
 );
 
 CREATE TABLE record.scorings (
@@ -61,7 +63,9 @@ CREATE TABLE record.masks (
 );
 
 -- mask_id: the mask, or the rows_id of the masks that share the row.
-CREATE TABLE record.mask_values (mask_id VARCHAR, sequence_id VARCHAR, keep BOOLEAN[], weight FLOAT[], num_kept UINTEGER);
+CREATE TABLE record.mask_values (
+    mask_id VARCHAR, sequence_id UUID, keep BOOLEAN[], weight FLOAT[], num_tokens UINTEGER, num_kept UINTEGER
+);
 
 CREATE TABLE record.receipts (stage VARCHAR, identity VARCHAR, num_rows UBIGINT, run_id VARCHAR, committed_at TIMESTAMP);
 

@@ -4,7 +4,7 @@ WITH wanted AS (
     SELECT DISTINCT links.sequence_id, len(sequences.token_ids) AS num_tokens
     FROM record.example_sequences AS links
     JOIN record.sequences AS sequences ON sequences.sequence_id = links.sequence_id
-    WHERE links.tokenization_id = $tokenization_id AND links.example_id IN (SELECT unnest($example_ids))
+    WHERE links.tokenization_id = $tokenization_id AND links.example_id IN (SELECT unnest($example_ids)::UUID)
 ),
 lacking AS (
     SELECT

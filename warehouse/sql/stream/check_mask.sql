@@ -1,17 +1,15 @@
 -- Sequences that a mask does not decide on: no tokens or no flags are stored, or not one flag, true or false, per response token.
 -- Grain: one row per offending example and branch; none when the mask can be trained on. Parameters: $mask_id.
-SELECT members.example_id, links.branch, links.sequence_id, len(sequences.response_positions) AS num_response_tokens, len(kept.keep) AS num_flags
-FROM record.masks AS masks
-JOIN record.scorings AS scorings ON scorings.scoring_id = masks.scoring_id
-JOIN record.snapshot_examples AS members ON members.snapshot_id = masks.snapshot_id
-JOIN record.example_sequences AS links ON links.example_id = members.example_id AND links.tokenization_id = scorings.tokenization_id
-LEFT JOIN record.sequences AS sequences ON sequences.sequence_id = links.sequence_id
-LEFT JOIN record.mask_rows AS kept ON kept.sequence_id = links.sequence_id AND kept.mask_id = masks.mask_id
-WHERE masks.mask_id = $mask_id
-  AND links.sequence_id IS NOT NULL
+SELECT
+    record.hex_id(masked.example_id) AS example_id, masked.branch, record.hex_id(masked.sequence_id) AS sequence_id,
+    len(sequences.response_positions) AS num_response_tokens, len(kept.keep) AS num_flags
+FROM record.masked_sequences AS masked
+LEFT JOIN record.sequences AS sequences ON sequences.sequence_id = masked.sequence_id
+LEFT JOIN record.mask_rows AS kept ON kept.sequence_id = masked.sequence_id AND kept.mask_id = masked.mask_id
+WHERE masked.mask_id = $mask_id
   AND (
       sequences.token_ids IS NULL OR kept.keep IS NULL
       OR len(kept.keep) <> len(sequences.response_positions)
       OR list_count(kept.keep) <> len(kept.keep)
   )
-ORDER BY members.example_id, links.branch
+ORDER BY masked.example_id, masked.branch

@@ -1,6 +1,6 @@
 -- Sequences whose soft weights are not one number from 0 on per flag, though the mask has weights elsewhere.
 -- Grain: one row per offending sequence; none when the weights can be trained on. Parameters: $mask_id.
-SELECT sequence_id, len(keep) AS num_flags, len(weight) AS num_weights
+SELECT record.hex_id(sequence_id) AS sequence_id, len(keep) AS num_flags, len(weight) AS num_weights
 FROM record.mask_rows
 WHERE mask_id = $mask_id
   AND (

@@ -15,7 +15,7 @@ lacking AS (
         sequence_id NOT IN (SELECT sequence_id FROM record.signal_values WHERE signals_id = $ref_signals_id) AS ref_signals
     FROM wanted
 )
-SELECT lacking.sequence_id, len(sequences.token_ids)::BIGINT AS num_tokens, adapt, stab, signals, ref_signals
+SELECT record.hex_id(lacking.sequence_id) AS sequence_id, len(sequences.token_ids)::BIGINT AS num_tokens, adapt, stab, signals, ref_signals
 FROM lacking
 JOIN record.sequences AS sequences ON sequences.sequence_id = lacking.sequence_id
 WHERE adapt OR stab OR signals OR ref_signals

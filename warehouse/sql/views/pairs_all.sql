@@ -1,4 +1,4 @@
--- ω of every preference example under every scoring, at the present β; see the view `pairs`.
+-- ω of every preference example under every scoring, at the present β; see the view `current_pairs`.
 -- Grain: one row per scoring and example that has both branches.
 CREATE OR REPLACE VIEW record.pairs_all AS
 WITH ratios AS (

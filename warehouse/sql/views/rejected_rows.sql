@@ -6,7 +6,7 @@ FROM snapshots
 JOIN record.rejected_rows AS rejected ON rejected.snapshot_id = snapshots.snapshot_id
 WHERE snapshots.is_current
 UNION ALL
-SELECT DISTINCT snapshots.role, 'tokenize', members.file, members.line, members.example_id, links.reason, links.detail, members.snapshot_id
+SELECT DISTINCT snapshots.role, 'tokenize', members.file, members.line, record.hex_id(members.example_id), links.reason, links.detail, members.snapshot_id
 FROM snapshots
 JOIN record.snapshot_examples AS members ON members.snapshot_id = snapshots.snapshot_id
 JOIN record.example_sequences AS links ON links.example_id = members.example_id

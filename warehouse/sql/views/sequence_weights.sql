@@ -3,5 +3,5 @@
 -- Grain: one row per sequence of a pair; none where the examples are single responses.
 CREATE OR REPLACE VIEW record.sequence_weights AS
 SELECT sequence_id, sum(weight ORDER BY example_id) / count(*) AS weight
-FROM (SELECT example_id, unnest([chosen_sequence_id, rejected_sequence_id]) AS sequence_id, weight FROM pairs)
+FROM (SELECT example_id, unnest([chosen_sequence_id, rejected_sequence_id]) AS sequence_id, weight FROM record.current_pairs)
 GROUP BY sequence_id

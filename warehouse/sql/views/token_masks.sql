@@ -3,7 +3,8 @@
 -- Grain: one row per policy, example, branch and response position. Policies with equal settings share a mask.
 CREATE OR REPLACE VIEW token_masks AS
 SELECT
-    masks.mask_id, pointers.name[6:] AS policy, current.example_id, current.sequence_id, current.branch,
+    masks.mask_id, pointers.name[6:] AS policy, record.hex_id(current.example_id) AS example_id,
+    record.hex_id(current.sequence_id) AS sequence_id, current.branch,
     unnest(current.response_positions) AS position, unnest(kept.keep) AS keep, unnest(coalesce(kept.weight, kept.keep::FLOAT[])) AS weight
 FROM record.pointers AS pointers
 JOIN record.masks AS masks ON masks.mask_id = pointers.value

@@ -7,9 +7,9 @@ SELECT
     tokens.loss, tokens.ref_loss, tokens.entropy, tokens.margin, tokens.el2n, tokens.grad_norm
 FROM (
     SELECT
-        scoring_id, example_id, sequence_id, branch, source, tokenizer_digest,
+        scoring_id, record.hex_id(example_id) AS example_id, record.hex_id(sequence_id) AS sequence_id, branch, source, tokenizer_digest,
         unnest(response_positions) AS position,
-        unnest(list_select(token_ids, list_transform(response_positions, lambda p: p + 1))) AS token_id,
+        unnest(record.tokens_at(token_ids, response_positions)) AS token_id,
         unnest(adapt_direct) AS adapt_direct, unnest(adapt_causal) AS adapt_causal,
         unnest(stab_direct) AS stab_direct, unnest(stab_causal) AS stab_causal,
         unnest(loss) AS loss, unnest(ref_loss) AS ref_loss, unnest(entropy) AS entropy,

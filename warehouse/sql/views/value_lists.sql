@@ -19,4 +19,4 @@ JOIN record.direction_values AS stab ON stab.values_id = scorings.stab_values_id
 JOIN record.signal_values AS signals ON signals.signals_id = scorings.signals_id AND signals.sequence_id = current.sequence_id
 JOIN record.signal_values AS ref_signals
     ON ref_signals.signals_id = scorings.ref_signals_id AND ref_signals.sequence_id = current.sequence_id
-LEFT JOIN pairs ON pairs.example_id = current.example_id
+LEFT JOIN record.current_pairs AS pairs ON pairs.example_id = current.example_id
