@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -19,22 +20,26 @@ from warehouse.release import current_release, opened, write_release
 ROOT = Path(__file__).parents[2]
 
 
+@contextmanager
 def mounted(folder, options):
-    """Mount a file system in memory, or tell why that is not possible."""
+    """A file system in memory; without the right to mount one the test is skipped."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    return folder
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 6 MB."""
-    yield mounted(tmp_path / "disk", "size=6m")
-    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+    with mounted(tmp_path / "disk", "size=6m") as disk:
+        yield disk
 
 
 def fill(warehouse, num_rows):
@@ -124,11 +129,10 @@ def test_a_part_or_an_artefact_without_room_is_told_like_the_database(tmp_path, 
 @pytest.fixture
 def read_only(tmp_path):
     """A warehouse on a disk that was made read-only."""
-    disk = mounted(tmp_path / "disk", "size=64m")
-    written.make(disk / "wh")
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    yield disk / "wh"
-    subprocess.run(["umount", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "size=64m") as disk:
+        written.make(disk / "wh")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        yield disk / "wh"
 
 
 def test_a_read_only_warehouse_is_refused_to_writers_and_open_to_readers(read_only):
