@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any, NoReturn
 
 import duckdb
@@ -55,8 +56,11 @@ class Expression:
     columns: tuple[str, ...]
 
 
+_opening = Lock()
+
+
 @cache
-def _closed() -> duckdb.DuckDBPyConnection:
+def _closed_database() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(
         config={
             "enable_external_access": False,
@@ -68,13 +72,15 @@ def _closed() -> duckdb.DuckDBPyConnection:
     )
 
 
-def closed() -> duckdb.DuckDBPyConnection:
+def connect_closed() -> duckdb.DuckDBPyConnection:
     """Connect to the database in memory that expressions are parsed and evaluated in: no files, no extensions, one thread per connection.
 
     Returns:
-        a connection of its own, in which only temporary objects are made; the database is one per process, as opening one takes 12 ms.
+        a connection of its own, for temporary objects, which others do not see; the database is one per process, as opening one takes 12 ms.
     """
-    return _closed().cursor()
+    with _opening:
+        database = _closed_database()
+    return database.cursor()
 
 
 @cache
@@ -91,7 +97,7 @@ def check_expression(text: str, known: tuple[str, ...]) -> Expression:
     Raises:
         ValueError: it is not one, does more than compute a number of known columns, or reads none.
     """
-    with closed() as con:
+    with connect_closed() as con:
         (serialized,) = con.execute("SELECT json_serialize_sql('SELECT ' || $text)", {"text": text}).fetchall()[0]
         parsed = json.loads(serialized)
         columns = set()

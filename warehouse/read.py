@@ -25,8 +25,10 @@ class Reader(Queries):
 
         Args:
             folder: the warehouse's folder.
-            allow_files: whether queries may read and write other files. The release stays read-only.
+            allow_files: whether queries may read and write other files. The release stays read-only. All readers that a process has
+                open at one time must have the same.
             memory_limit: what DuckDB may hold in memory, as it writes sizes, before it spills to disk; None: 3 GB, less on a small machine.
+                All readers that a process has open at one time must have the same.
 
         Raises:
             NoReleaseError: there is none.

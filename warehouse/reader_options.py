@@ -1,39 +1,43 @@
 """What a connection to a release may do and use: read this one file, within bounds of memory, spilling to a folder of its own."""
 
-import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 import duckdb
 
 from warehouse.connect import attach
 from warehouse.settings import MEMORY_LIMIT
 
-_NO_EXTENSIONS = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "allow_community_extensions": False}
+_LOCKED_DOWN = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "lock_configuration": True,
+}
 
 _SHARE_OF_MEMORY = 0.6
 """Of the machine, which a reader takes at most where it has little."""
 
 _SPILL = ".spill-"
 
-
-_numbers = itertools.count()
-"""Of the connections of this process."""
+_opening = Lock()
+"""Readers of one process share DuckDB's instance of a file, which the first of them prepares."""
 
 
 def connect(database: Path, limits: Mapping[str, str], *, allow_files: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open a release's file for reading, and lock the door behind it: nothing is written, no other file reached, no option changed.
+    """Open a release's file for reading: nothing is written, no extension loaded, no option changed.
 
-    The file is attached to a database in memory, which then goes: only an attachment can say how many rows a row group has, and with its
-    default of 122,880 DuckDB reads a table of 100,000 long lists on one thread.
+    The file is attached anew to its own, read-only instance: only an attachment can say how many rows a row group has, and with its default
+    of 122,880 DuckDB reads a table of 100,000 long lists on one thread.
 
     Args:
         database: the file.
-        limits: of `bounds`.
-        allow_files: whether SQL may reach other files.
+        limits: of `bounds`; all connections that a process has to a file at one time must have the same.
+        allow_files: whether SQL may reach other files; likewise.
 
     Returns:
         the connection.
@@ -42,25 +46,25 @@ def connect(database: Path, limits: Mapping[str, str], *, allow_files: bool = Fa
         IOException: the file cannot be read, or is not there.
         duckdb.Error: it is damaged.
     """
-    con = duckdb.connect(config={**_NO_EXTENSIONS, **limits})
-    try:
-        attach(con, database, read_only=True)
-        con.execute("USE alphatoken")
-        con.execute("DETACH memory")
-        if not allow_files:
-            con.execute("SET enable_external_access = false")
-        con.execute("SET lock_configuration = true")
-    except BaseException:
-        con.close()
-        raise
+    with _opening:
+        con = duckdb.connect(str(database), read_only=True, config={**_LOCKED_DOWN, "enable_external_access": allow_files, **limits})
+        try:
+            if not con.execute("SELECT 1 FROM duckdb_databases() WHERE options['row_group_size'] IS NOT NULL").fetchall():
+                for name, other in (("anew", "alphatoken"), ("alphatoken", "anew")):
+                    attach(con, database, name, read_only=True)
+                    con.execute(f"USE {name}")
+                    con.execute(f"DETACH {other}")
+        except BaseException:
+            con.close()
+            raise
     return con
 
 
 def bounds(releases: Path, release_id: str, memory_limit: str | None) -> dict[str, str]:
     """Bound the memory of a reader, whose process computes beside it, and name the folder that DuckDB spills to.
 
-    Without a bound DuckDB takes four fifths of the machine. The folder is one per connection, as SQL can reach it in spite of the lock;
-    DuckDB makes it when it spills first and removes it with the connection.
+    Without a bound DuckDB takes four fifths of the machine. The folder is one per process and release, as SQL can reach it in spite of
+    the lock; DuckDB makes it when it spills first and removes it with the connection.
 
     Args:
         releases: the folder of the releases; where it cannot be written, the system's temporary folder is used.
@@ -73,7 +77,7 @@ def bounds(releases: Path, release_id: str, memory_limit: str | None) -> dict[st
     parent = releases if os.access(releases, os.W_OK) else Path(tempfile.gettempdir())
     return {
         "memory_limit": memory_limit or _default_limit(),
-        "temp_directory": str((parent / f"{_SPILL}{os.getpid()}-{next(_numbers)}-{release_id}").absolute()),
+        "temp_directory": str((parent / f"{_SPILL}{os.getpid()}-{release_id}").absolute()),
     }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from warehouse import sql
 from warehouse.blocks import Block
-from warehouse.expressions import Expression, closed
+from warehouse.expressions import Expression, connect_closed
 from warehouse.groups import Groups, Statistics, statistics, twice_ranks, twice_ranks_among
 from warehouse.policy_settings import COLUMNS, DIRECTIONAL, KNOWN, PolicySettings
 from warehouse.pooling import pooled
@@ -121,7 +121,7 @@ class ValueScores:
     def _evaluate(self, block: Block) -> Floats:
         absent = pa.nulls(block.num_tokens, pa.float64())  # one for all that the expression does not name
         values = {name: _nullable(self._column(name, block)) for name in self._expression.columns}
-        with closed() as con:
+        with connect_closed() as con:
             con.execute(self._macro)
             con.register("token", pa.table({name: values.get(name, absent) for name in KNOWN}))
             scores: Floats = np.ma.filled(con.execute(sql.load("masks/score_tokens"), self._weights).fetchnumpy()["score"], np.nan)

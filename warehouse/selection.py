@@ -11,6 +11,7 @@ Letters: R rows, N places of a row, T tokens.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,10 @@ def kth_highest(each: Callable[[Callable[[Floats], Any]], list[Any]], num_values
     first, last = int(place - spread), int(place + spread) + 1
     low = sample[first] if first >= 0 else -np.inf
     high = sample[last] if last < len(sample) else np.inf
+    if low == high:  # many values are equal: none is gathered
+        num_above, num_tied = (sum(nums) for nums in zip(*each(partial(_compared, low)), strict=True))
+        if num_above < k <= num_above + num_tied:
+            return float(low), num_above, num_tied
     num_above, inside = _between(each, low, high)
     if not num_above < k <= num_above + len(inside):
         num_above, inside = _between(each, -np.inf, np.inf)
@@ -135,6 +140,10 @@ def kth_highest(each: Callable[[Callable[[Floats], Any]], list[Any]], num_values
 def _sampled(values: Floats) -> Floats:
     found = values[::_SAMPLED]
     return found[~np.isnan(found)]
+
+
+def _compared(threshold: float, values: Floats) -> tuple[int, int]:
+    return int(np.count_nonzero(values > threshold)), int(np.count_nonzero(values == threshold))
 
 
 def _between(each: Callable[[Callable[[Floats], Any]], list[Any]], low: float, high: float) -> tuple[int, Floats]:

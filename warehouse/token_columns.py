@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from warehouse.blocks import Block, Integers
 from warehouse.connect import Warehouse
 from warehouse.policy_settings import DIRECTIONAL
+from warehouse.write import OPTIONAL_SIGNALS
 
 T = TypeVar("T")
 
@@ -28,9 +29,11 @@ _FEWEST_BLOCK_TOKENS = 1 << 16
 _BATCH_SEQUENCES = 8192
 _HELD_BYTES = 768 << 20
 
-
 _DIRECTION = ("direct", "causal")
-_SIGNALS = ("loss", "entropy", "margin", "el2n", "grad_norm")
+"""Columns of record.direction_values."""
+
+_SIGNALS = ("loss", "entropy", *OPTIONAL_SIGNALS)
+"""Columns of record.signal_values."""
 
 
 def by_group(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -100,9 +103,9 @@ class TokenColumns:
         self.num_workers = int(warehouse.con.execute("SELECT current_setting('threads')").fetchall()[0][0])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield blocks of about half a million tokens, smaller where there are few, in order; one of a single longer sequence."""
+        """Yield blocks of about half a million tokens, one per thread where there are few, in order; one of a single longer sequence."""
         begin, size = 0, len(self.lengths)
-        block_tokens = min(max(self.num_tokens // 4, _FEWEST_BLOCK_TOKENS), _BLOCK_TOKENS)
+        block_tokens = min(max(self.num_tokens // self.num_workers + 1, _FEWEST_BLOCK_TOKENS), _BLOCK_TOKENS)
         while begin < size:
             start = int(self.starts[begin])
             end = max(begin + 1, int(np.searchsorted(self.starts, start + block_tokens)))
@@ -232,8 +235,9 @@ class TokenColumns:
 
     def drop(self, name: str) -> None:
         """Forget a column."""
-        self._held.pop(name, None)
-        self._types.pop(name, None)
+        with self._lock:
+            self._held.pop(name, None)
+            self._types.pop(name, None)
         (self._folder / name).unlink(missing_ok=True)
 
     def _make(self, name: str, kind: type[np.generic]) -> None:

@@ -1,8 +1,11 @@
 """Rules of warehouse/expressions.py: what a user's score may be, and that nothing else gets past the check."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
 import pytest
 
-from warehouse.expressions import FUNCTIONS, check_expression
+from warehouse.expressions import FUNCTIONS, check_expression, connect_closed
 from warehouse.policy_settings import KNOWN, PolicySettings
 
 
@@ -99,3 +102,22 @@ def test_allowed_functions_are_deterministic_and_scalar():
     for name in FUNCTIONS - syntax:
         assert {kind for kind, _ in kinds[name]} == {"scalar"}, name
         assert {stability for _, stability in kinds[name]} == {"CONSISTENT"}, name
+
+
+def test_what_is_evaluated_at_one_time_does_not_mix():
+    def evaluate(number):
+        with connect_closed() as con:
+            con.execute(f"CREATE TEMP MACRO mask_score(x) AS x + {number}")
+            con.execute("CREATE TEMP TABLE token AS SELECT 1000 AS x")
+            return con.execute("SELECT mask_score(x) FROM token").fetchall()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(evaluate, range(64))) == [[(1000 + number,)] for number in range(64)]
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT * FROM read_text('/etc/hostname')", "COPY (SELECT 1) TO 'out.csv'", "LOAD httpfs", "SET threads = 9"]
+)
+def test_the_database_of_expressions_reaches_nothing(query):
+    with connect_closed() as con, pytest.raises(duckdb.Error, match=r"disabled|locked"):
+        con.execute(query)

@@ -44,3 +44,29 @@ def test_tokens_at_positions_are_those_at_their_indices(compute, drawn):
 def test_bins_are_equal_in_the_root(compute, value, expected):
     bounds = "record.signed_root(-4::DOUBLE), record.signed_root(4::DOUBLE)"
     assert compute(f"record.root_bin($value::DOUBLE, {bounds}, 4)", value=value) == expected
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
+
+
+@settings(deadline=None, max_examples=150)
+@given(FLOATS, FLOATS)
+def test_keys_of_ranks_are_in_the_order_of_the_values_and_shared_by_near_ones(compute, one, other):
+    keys = [compute("record.rank_key($x::FLOAT)", x=x) for x in (one, other)]
+    low, high = sorted((one, other))
+    if keys[0] != keys[1]:
+        assert (keys[0] < keys[1]) == (one < other)
+    else:
+        assert high - low <= max(abs(low), abs(high)) / 4096 or max(abs(low), abs(high)) < 1e-37
+
+
+@pytest.mark.parametrize(("value", "sign"), [(0.0, 0), (-0.0, 0), (1e-30, 1), (-1e-30, -1), (3e38, 1), (-3e38, -1)])
+def test_keys_have_the_sign_of_the_value(compute, value, sign):
+    key = compute("record.rank_key($x::FLOAT)", x=value)
+    assert (key > 0) - (key < 0) == sign
+
+
+def test_near_values_of_few_bits_have_keys_of_their_own(compute):
+    values = [1 + i / 4096 for i in range(64)]
+    assert len({compute("record.rank_key($x::FLOAT)", x=x) for x in values}) == 64
+    assert compute("record.rank_key(NULL::FLOAT)") is None

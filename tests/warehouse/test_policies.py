@@ -81,12 +81,13 @@ def append(warehouse, sequences):
 def mask_of(warehouse, policy_settings, policy="policy"):
     """Write the mask and read it back: name of the sequence to its list."""
     receipt = write_mask(warehouse, policy, policy_settings, "run")
-    query = "SELECT record.hex_id(sequence_id), keep, weight FROM record.mask_rows WHERE mask_id = ?"
+    query = "SELECT record.hex_id(sequence_id), keep, weight, num_tokens, num_kept FROM record.mask_rows WHERE mask_id = ?"
     rows = warehouse.con.execute(query, [receipt.mask_id]).fetchall()
-    mask = {short(identity): keep for identity, keep, _ in rows}
+    mask = {short(identity): keep for identity, keep, *_ in rows}
+    assert [row[3:] for row in rows] == [(len(row[1]), sum(row[1])) for row in rows]
     assert len(rows) == len(mask) == receipt.num_sequences
     assert sum(map(sum, mask.values())) == receipt.num_kept
-    for _, keep, weight in rows:  # kept = a weight above 0
+    for _, keep, weight, *_ in rows:  # kept = a weight above 0
         assert weight is None if policy_settings.soft == "none" or policy_settings.select == "all" else [w > 0 for w in weight] == keep
     return mask
 

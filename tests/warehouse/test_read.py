@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import polars as pl
@@ -229,22 +230,36 @@ def test_files_are_open_to_those_who_ask_and_the_release_stays_closed(folder):
         closed.sql(f"SELECT * FROM '{out}'")
 
 
-def test_readers_of_one_process_may_have_different_options(folder):
-    with Reader(folder) as closed, Reader(folder, allow_files=True, memory_limit="500MB") as opened:
-        limits = [reader.sql("SELECT current_setting('memory_limit') AS m").item() for reader in (closed, opened)]
-        assert limits[0] != limits[1]
-        assert opened.sql(f"SELECT word FROM '{folder.parent}/secret.csv'").rows() == [("hush",)]
-        with pytest.raises(duckdb.Error, match="disabled"):
-            closed.sql(f"SELECT * FROM read_text('{folder.parent}/secret.txt')")
-
-
 def test_a_release_is_read_with_as_many_threads_as_it_has_row_groups(reader):
     """DuckDB counts threads by the row group size that the attachment names."""
     query = "SELECT database_name, readonly, options['row_group_size'] AS size FROM duckdb_databases() WHERE NOT internal"
     assert reader.sql(query).rows() == [("alphatoken", True, "8192")]
 
 
-def test_what_readers_spill_is_apart(folder):
-    with Reader(folder) as one, Reader(folder) as other:
-        folders = {reader.sql("SELECT current_setting('temp_directory') AS t").item() for reader in (one, other)}
-    assert len(folders) == 2
+@pytest.mark.parametrize("allow_files", [False, True])
+def test_a_release_cannot_be_taken_off_and_attached_for_writing(folder, allow_files):
+    before = {path: data for path, data in below(folder).items() if "releases" in str(path)}
+    with Reader(folder, allow_files=allow_files) as reader:
+        own = reader.release.database
+        for query in (
+            "ATTACH ':memory:' AS m", "USE m", "USE temp", "USE system", "DETACH alphatoken", f"ATTACH '{own}' AS alphatoken",
+            f"ATTACH '{own}' AS alphatoken (READ_WRITE)", f"ATTACH '{own}' AS twice (READ_WRITE)", f"ATTACH '{own.parent}/../{own.parent.name}/{own.name}' AS twice (READ_WRITE)",
+        ):  # fmt: skip
+            with pytest.raises(duckdb.Error):
+                reader.sql(query)
+        reader.sql(f"ATTACH '{own}' AS twice")  # read-only, as its instance is
+        reader.sql("USE twice")
+        reader.sql("DETACH alphatoken")
+        for query in (f"ATTACH '{own}' AS alphatoken (READ_WRITE)", "DETACH twice", "DELETE FROM twice.record.examples"):
+            with pytest.raises(duckdb.Error):
+                reader.sql(query)
+    assert {path: data for path, data in below(folder).items() if "releases" in str(path)} == before
+
+
+def test_readers_that_open_at_one_time_read_the_same_release(folder):
+    def ask(_):
+        with Reader(folder) as reader:
+            return reader.sql("SELECT multiplicity FROM examples").rows()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(40))) == 40 * [[(3,)]]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.warehouse.test_policies import POLICIES, Sequence, drawn_sequences, fill, mask_of, policies, weights_of
 from warehouse import ranking, token_columns
 from warehouse.connect import Warehouse
-from warehouse.token_columns import TokenColumns
+from warehouse.token_columns import TokenColumns, by_group
 
 
 @pytest.fixture(scope="module")
@@ -79,4 +79,26 @@ def test_a_list_of_another_length_is_damage(warehouse, tmp_path):
     columns._make("loss", np.float32)
     with pytest.raises(ValueError, match=r"values of 1 sequences are not as many as their response tokens"):
         columns._place("loss", np.array([0]), pa.array([[1.0]], pa.list_(pa.float32())))
+    warehouse.run("masks/drop_sequences")
+
+
+def test_columns_are_read_with_the_others_of_their_group():
+    groups = by_group(["adapt_direct", "ref_loss", "loss", "stab_causal", "adapt_causal", "grad_norm"])
+    assert groups == {
+        "adapt": {"direct": "adapt_direct", "causal": "adapt_causal"}, "ref_signals": {"loss": "ref_loss"},
+        "signals": {"loss": "loss", "grad_norm": "grad_norm"}, "stab": {"causal": "stab_causal"},
+    }  # fmt: skip
+
+
+def test_results_of_many_blocks_come_in_order_and_a_failing_one_is_told(warehouse, tmp_path, monkeypatch):
+    fill(warehouse, [Sequence(f"s{i:02}", [5, 6], {"loss": [float(i), 0.0]}) for i in range(40)])
+    spread(monkeypatch)
+    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], None, None))
+    columns.read_values(["loss", "adapt_direct"])
+    firsts = columns.each(lambda block: int(columns.of("loss", block)[0]))
+    assert len(firsts) > 4 * columns.num_workers
+    assert firsts == sorted(firsts)
+    assert columns.each(lambda block: block.num_tokens, columns.blocks_of(np.array([7]))) == [2]
+    with pytest.raises(ZeroDivisionError):
+        columns.each(lambda block: 1 // int(columns.of("loss", block)[0]))  # the first sequence's loss is 0
     warehouse.run("masks/drop_sequences")

@@ -8,7 +8,8 @@
 -- $min_tokens = 3: shortest span
 -- $limit = 50: number of rows
 WITH items AS (
-    SELECT row_number() OVER (ORDER BY links.example_id, links.branch)::INTEGER AS item, links.example_id, links.branch, members.source, links.sequence_id
+    SELECT row_number() OVER (ORDER BY links.example_id, links.branch)::INTEGER AS item, links.example_id, links.branch, members.source,
+        links.sequence_id
     FROM record.snapshot_examples AS members
     JOIN record.example_sequences AS links ON links.example_id = members.example_id
     WHERE members.snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
@@ -26,10 +27,8 @@ lists AS (
         ON ref_signals.signals_id = scorings.ref_signals_id AND ref_signals.sequence_id = items.sequence_id
     LEFT JOIN record.current_pairs AS pairs ON pairs.example_id = items.example_id
 ),
-long AS MATERIALIZED ( -- bits of a float above 0 are an integer in the order of the floats
-    SELECT
-        item, place, record.rank_key(ref_loss) AS ref_key,
-        record.rank_key(adapt_causal) AS causal_key
+long AS MATERIALIZED (
+    SELECT item, place, record.rank_key(ref_loss) AS ref_key, record.rank_key(adapt_causal) AS causal_key
     FROM (
         SELECT item, unnest(range(len(ref_loss)))::INTEGER AS place, unnest(ref_loss) AS ref_loss, unnest(adapt_causal) AS adapt_causal FROM lists
     )
@@ -77,7 +76,8 @@ spans AS (
     LIMIT $limit::BIGINT
 )
 SELECT
-    record.hex_id(items.example_id) AS example_id, items.branch, items.source, min(tokens.position) AS first_position, max(tokens.position) AS last_position,
+    record.hex_id(items.example_id) AS example_id, items.branch, items.source, min(tokens.position) AS first_position,
+    max(tokens.position) AS last_position,
     tokens.num_tokens, tokens.suspicion, string_agg(vocabulary.token, '' ORDER BY tokens.position) AS text
 FROM (
     SELECT

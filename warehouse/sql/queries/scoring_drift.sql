@@ -1,6 +1,6 @@
 -- How far values moved from one scoring to another, over the response tokens that both valued: correlation of values and of ranks,
 -- mean size of the change beside the mean size of the earlier value, share of tokens whose sign changed.
--- Nothing is sorted or held but lists of one column: values that share a record.rank_key share a rank, the middle one of theirs.
+-- Ranks are counted, not sorted: values that differ by less than one part in 4,096 share one, and no correlation is given where all do.
 -- Grain: one row per column of values that both have.
 -- $scoring_before = previous: the earlier scoring: the beginning of its id, or `previous`: the newest that is not current
 -- $scoring_after = current: the later one
@@ -16,7 +16,7 @@ valued AS MATERIALIZED (
     INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT signals_id FROM later)
     INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT ref_signals_id FROM later)
 ),
-weights AS ( -- ω of pairs, of the first of the examples that share a sequence
+weights AS ( -- ω of pairs that have one, of the first of the examples that share a sequence
     SELECT
         links.sequence_id, arg_min(pairs.weight, links.example_id) FILTER (pairs.scoring_id = $scoring_before) AS old,
         arg_min(pairs.weight, links.example_id) FILTER (pairs.scoring_id = $scoring_after) AS new

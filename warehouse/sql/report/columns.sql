@@ -8,7 +8,9 @@ WITH tokens AS (
         unnest(margin) AS margin, unnest(el2n) AS el2n, unnest(grad_norm) AS grad_norm
     FROM record.value_lists
 ),
-few AS (SELECT sequence_id FROM (SELECT DISTINCT sequence_id FROM record.current_sequences) ORDER BY md5(record.hex_id(sequence_id)), sequence_id LIMIT 20000),
+few AS (
+    SELECT sequence_id FROM (SELECT DISTINCT sequence_id FROM record.current_sequences) ORDER BY md5(record.hex_id(sequence_id)) LIMIT 20000
+),
 long AS (
     SELECT name, value::DOUBLE AS value, sequence_id IN (SELECT sequence_id FROM few) AS is_few
     FROM tokens

@@ -17,6 +17,7 @@ CREATE MACRO record.root_bin(value, low_root, high_root, num_bins) AS greatest(0
     num_bins - 1, floor((record.signed_root(value) - low_root) / (high_root - low_root) * num_bins)
 ))::INTEGER;
 
--- An integer in the order of single-precision numbers: sign, exponent and the first 12 bits behind the point. To rank hundreds of millions of
--- values, count per key instead of sorting: those that share a key differ by less than one part in 4,096.
+-- An integer in the order of numbers of type FLOAT: sign, exponent and the first 12 bits behind the point, which those of the number's bits are.
+-- To rank hundreds of millions of values, count per key instead of sorting: values that share a key differ by at most one part in 4,096, or are
+-- all but 0.
 CREATE MACRO record.rank_key(value) AS sign(value)::INTEGER * (abs(value)::BIT::INTEGER >> 11);
