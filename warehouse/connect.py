@@ -117,27 +117,32 @@ class Warehouse(Queries):
 
     def insert(self, name: str, incoming: object, /, **parameters: Any) -> None:
         """Execute an SQL file that reads the table `incoming`: an Arrow table or a Polars frame."""
-        with self._incoming(incoming):
+        with self.incoming(incoming):
             self.run(name, **parameters)
-            self.con.complete()
 
     def join(self, name: str, incoming: object, /, **parameters: Any) -> list[tuple[Any, ...]]:
         """Execute an SQL file that reads the table `incoming`, and fetch its rows."""
-        with self._incoming(incoming):
+        with self.incoming(incoming):
             rows: list[tuple[Any, ...]] = self.run(name, **parameters).fetchall()
         return rows
 
     def join_frame(self, name: str, incoming: object, /, **parameters: Any) -> pl.DataFrame:
         """Execute an SQL file that reads the table `incoming`, and fetch its rows as a frame."""
-        with self._incoming(incoming):
+        with self.incoming(incoming):
             return self.frame(name, **parameters)
 
     @contextmanager
-    def _incoming(self, table: object) -> Generator[None]:
+    def incoming(self, table: object) -> Generator[None]:
+        """Let the SQL files that are executed in the block read a table, Arrow's or Polars', as `incoming`.
+
+        Yields:
+            nothing.
+        """
         self.con.complete()
         self.con.register("incoming", table)
         try:
             yield
+            self.con.complete()
         finally:
             with suppress(duckdb.TransactionException):  # an aborted transaction refuses, and must not hide its cause
                 self.con.unregister("incoming")

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from warehouse.connect import Warehouse
 from warehouse.digests import digest
@@ -32,7 +33,7 @@ GROUPS = ("adapt", "stab", "signals", "ref_signals")
 
 
 def receipt(warehouse: Warehouse, stage: str, identity: str, num_rows: int, run_id: str) -> None:
-    """Write a receipt; call it inside the transaction of the rows it stands for."""
+    """Write a receipt, unless it is there; call it inside the transaction of the rows it stands for."""
     warehouse.run("runs/insert_receipt", stage=stage, identity=identity, num_rows=num_rows, run_id=run_id)
 
 
@@ -116,9 +117,12 @@ def write_sequences(
 
 def _distinct_sequences(rows: pa.Table) -> pa.Table:
     """Return one row per sequence, the first. Here and not in SQL: an aggregate would copy every list several times."""
-    frame = pl.DataFrame({"sequence_id": pl.Series(rows.column("sequence_id")), "row": range(rows.num_rows)})
+    ids = rows.column("sequence_id")
+    if pc.count_distinct(ids, mode="all").as_py() == rows.num_rows and not ids.null_count:
+        return rows
+    frame = pl.DataFrame({"sequence_id": pl.Series(ids), "row": range(rows.num_rows)})
     first = frame.drop_nulls("sequence_id").unique("sequence_id", keep="first", maintain_order=True)
-    return rows if len(first) == rows.num_rows else rows.take(first["row"].to_arrow())
+    return rows.take(first["row"].to_arrow())
 
 
 def write_vocabulary(warehouse: Warehouse, tokenizer_digest: str, texts: Sequence[str]) -> None:
@@ -159,12 +163,11 @@ def commit_shard(warehouse: Warehouse, groups: Mapping[str, str], rows: pa.Table
         number of sequences in the shard.
     """
     with warehouse.transaction():
-        for group, identity in groups.items():
-            key = "values_id" if group in ("adapt", "stab") else "signals_id"
-            warehouse.insert(f"values/insert_{group}", rows, **{key: identity})
-        identity = digest(groups, rows.column("sequence_id").to_pylist())
-        if warehouse.one("runs/count_receipts", stage="score", identity=identity) == (0,):
-            receipt(warehouse, "score", identity, rows.num_rows, run_id)
+        with warehouse.incoming(rows):
+            for group, identity in groups.items():
+                key = "values_id" if group in ("adapt", "stab") else "signals_id"
+                warehouse.run(f"values/insert_{group}", **{key: identity})
+        receipt(warehouse, "score", digest(groups, rows.column("sequence_id").to_pylist()), rows.num_rows, run_id)
     return int(rows.num_rows)
 
 
