@@ -7,7 +7,7 @@
 -- $limit = 20: number of rows
 -- $branch = all: responses of one branch: sft, chosen or rejected; all
 WITH current AS (
-    SELECT links.example_id, links.branch, links.sequence_id, members.source, coalesce(pairs.weight, 1) AS weight -- ω of a pair
+    SELECT links.sequence_id, pairs.weight -- ω of a pair
     FROM record.snapshot_examples AS members
     JOIN record.example_sequences AS links ON links.example_id = members.example_id
     LEFT JOIN record.current_pairs AS pairs ON pairs.example_id = links.example_id
@@ -39,16 +39,19 @@ lists AS (
 long AS (
     SELECT
         unnest(record.tokens_at(sequences.token_ids, sequences.response_positions)) AS token_id,
-        unnest(lists.list) AS stored, CASE WHEN lists.is_directional THEN current.weight ELSE 1 END AS weight
+        unnest(CASE
+            WHEN current.weight IS NULL OR NOT lists.is_directional THEN lists.list
+            ELSE list_transform(lists.list, lambda x: (current.weight * x)::FLOAT)
+        END) AS value
     FROM current
     JOIN lists ON lists.sequence_id = current.sequence_id
     JOIN record.sequences AS sequences ON sequences.sequence_id = current.sequence_id
 ),
 per_id AS (
-    SELECT token_id, count(stored) AS num_tokens, avg(weight * stored) AS mean_value, stddev_pop(weight * stored) AS deviation
+    SELECT token_id, count(value) AS num_tokens, avg(value) AS mean_value, stddev_pop(value) AS deviation
     FROM long
     GROUP BY token_id
-    HAVING count(stored) >= greatest($min_count::BIGINT, 1)
+    HAVING count(value) >= greatest($min_count::BIGINT, 1)
 )
 SELECT vocabulary.token, per_id.token_id, per_id.num_tokens, per_id.mean_value, per_id.deviation
 FROM per_id
