@@ -86,9 +86,13 @@ def statistics(columns: TokenColumns, read: Read, groups: Groups) -> Statistics:
 
     def sums(block: Block) -> tuple[NDArray[Any], ...]:
         values = read(block)
-        has_value = ~np.isnan(values)
-        counts = per_sequence(np.add, has_value.astype(np.int64), block)
-        totals = per_sequence(np.add, np.where(has_value, values, 0).astype(np.float64), block)
+        missing = np.isnan(values)
+        counts: NDArray[Any] = block.lengths.astype(np.int64)
+        filled = values.astype(np.float64)
+        if missing.any():
+            counts = counts - per_sequence(np.add, missing.astype(np.int64), block)
+            filled[missing] = 0
+        totals = per_sequence(np.add, filled, block)
         return counts, totals, per_sequence(np.fmin, values, block, np.nan), per_sequence(np.fmax, values, block, np.nan)
 
     counts, totals, low, high = (np.concatenate(parts) for parts in zip(*columns.each(sums), strict=True))
@@ -97,7 +101,11 @@ def statistics(columns: TokenColumns, read: Read, groups: Groups) -> Statistics:
 
     def squares(block: Block) -> NDArray[Any]:
         deviations = read(block) - groups.per_token(block, means)  # float64
-        return per_sequence(np.add, np.nan_to_num(deviations * deviations, nan=0.0, posinf=np.inf), block)
+        np.multiply(deviations, deviations, out=deviations)
+        missing = np.isnan(deviations)
+        if missing.any():
+            deviations[missing] = 0
+        return per_sequence(np.add, deviations, block)
 
     square = _group_sums(columns, groups, np.concatenate(columns.each(squares)))
     lowest, highest = np.full(groups.num, np.nan), np.full(groups.num, np.nan)
