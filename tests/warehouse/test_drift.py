@@ -106,6 +106,13 @@ def test_the_query_tells_what_plain_python_computes(world, column):
     assert row["changed_sign_share"] == pytest.approx((np.sign(old) != np.sign(new)).mean())
 
 
+def test_of_many_sequences_those_with_the_lowest_ids_are_compared(world):
+    found = world[0].named("scoring_drift", scoring_before="one", scoring_after="two", max_sequences=3)
+    losses = world[1]["G1"][0]
+    expected = sum(x is not None for name in NAMES[:3] for x in losses[name])
+    assert found.filter(column="loss")["num_tokens"].to_list() == [expected]
+
+
 def test_values_that_are_all_but_equal_have_no_correlation_of_ranks(tmp_path):
     with Warehouse(tmp_path / "wh") as warehouse, warehouse.transaction():
         for values_id in ("A", "S"):

@@ -4,6 +4,7 @@
 -- Grain: one row per column of values that both have.
 -- $scoring_before = previous: the earlier scoring: the beginning of its id, or `previous`: the newest that is not current
 -- $scoring_after = current: the later one
+-- $max_sequences = 100000: of how many sequences at most; those with the lowest ids, a random choice as ids are digests
 WITH earlier AS (SELECT * FROM record.scorings WHERE scoring_id = $scoring_before),
 later AS (SELECT * FROM record.scorings WHERE scoring_id = $scoring_after),
 valued AS MATERIALIZED (
@@ -15,6 +16,8 @@ valued AS MATERIALIZED (
     INTERSECT SELECT sequence_id FROM record.direction_values WHERE values_id = (SELECT stab_values_id FROM later)
     INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT signals_id FROM later)
     INTERSECT SELECT sequence_id FROM record.signal_values WHERE signals_id = (SELECT ref_signals_id FROM later)
+    ORDER BY sequence_id
+    LIMIT $max_sequences::BIGINT
 ),
 weights AS ( -- ω of pairs that have one, of the first of the examples that share a sequence
     SELECT
