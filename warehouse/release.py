@@ -203,10 +203,12 @@ def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as read, target.open("wb") as write:
         try:
             fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-        except OSError:  # not this file system: an ordinary copy
-            shutil.copyfileobj(read, write, 1 << 22)
-        write.flush()
-        os.fsync(write.fileno())
+            shares = True
+        except OSError:
+            shares = False
+    if not shares:  # not this file system: an ordinary copy, inside the kernel
+        shutil.copyfile(source, target)
+    durable.sync(target)
 
 
 def outdated(folder: Path, keep: int, *, num_to_come: int = 0) -> list[Release]:

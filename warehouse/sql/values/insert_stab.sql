@@ -3,9 +3,9 @@
 INSERT INTO record.direction_values (values_id, sequence_id, direct, causal, prompt_context)
 SELECT $values_id, incoming.sequence_id::UUID, incoming.stab_direct, incoming.stab_causal, incoming.stab_prompt_context
 FROM incoming
-ANTI JOIN (
+WHERE incoming.sequence_id::UUID NOT IN (
     SELECT stored.sequence_id
     FROM record.direction_values AS stored
     SEMI JOIN incoming ON incoming.sequence_id::UUID = stored.sequence_id
     WHERE stored.values_id = $values_id
-) AS known ON known.sequence_id = incoming.sequence_id::UUID
+)
