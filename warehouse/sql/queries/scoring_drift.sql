@@ -28,57 +28,45 @@ weights AS ( -- ω of pairs that have one, of the first of the examples that sha
     WHERE pairs.scoring_id IN ($scoring_before, $scoring_after)
     GROUP BY links.sequence_id
 ),
-adapt AS NOT MATERIALIZED (
-    SELECT old.sequence_id, old.direct AS old_direct, new.direct AS new_direct, old.causal AS old_causal, new.causal AS new_causal
-    FROM record.direction_values AS old
+directions AS NOT MATERIALIZED (
+    SELECT
+        kinds.number, weights.old AS old_weight, weights.new AS new_weight, old.direct AS old_direct, new.direct AS new_direct,
+        old.causal AS old_causal, new.causal AS new_causal
+    FROM (
+        SELECT 1 AS number, earlier.adapt_values_id AS old_id, later.adapt_values_id AS new_id FROM earlier CROSS JOIN later
+        UNION ALL SELECT 3, earlier.stab_values_id, later.stab_values_id FROM earlier CROSS JOIN later
+    ) AS kinds
+    JOIN record.direction_values AS old ON old.values_id = kinds.old_id
     SEMI JOIN valued ON valued.sequence_id = old.sequence_id
-    JOIN record.direction_values AS new ON new.sequence_id = old.sequence_id
-    WHERE old.values_id = (SELECT adapt_values_id FROM earlier) AND new.values_id = (SELECT adapt_values_id FROM later)
-),
-stab AS NOT MATERIALIZED (
-    SELECT old.sequence_id, old.direct AS old_direct, new.direct AS new_direct, old.causal AS old_causal, new.causal AS new_causal
-    FROM record.direction_values AS old
-    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
-    JOIN record.direction_values AS new ON new.sequence_id = old.sequence_id
-    WHERE old.values_id = (SELECT stab_values_id FROM earlier) AND new.values_id = (SELECT stab_values_id FROM later)
+    JOIN record.direction_values AS new ON new.values_id = kinds.new_id AND new.sequence_id = old.sequence_id
+    LEFT JOIN weights ON weights.sequence_id = old.sequence_id
 ),
 signals AS NOT MATERIALIZED (
     SELECT
-        old.loss AS old_loss, new.loss AS new_loss, old.entropy AS old_entropy, new.entropy AS new_entropy, old.margin AS old_margin,
-        new.margin AS new_margin, old.el2n AS old_el2n, new.el2n AS new_el2n, old.grad_norm AS old_grad_norm, new.grad_norm AS new_grad_norm
-    FROM record.signal_values AS old
-    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
-    JOIN record.signal_values AS new ON new.sequence_id = old.sequence_id
-    WHERE old.signals_id = (SELECT signals_id FROM earlier) AND new.signals_id = (SELECT signals_id FROM later)
-),
-ref_signals AS NOT MATERIALIZED (
-    SELECT old.loss AS old_loss, new.loss AS new_loss
-    FROM record.signal_values AS old
-    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
-    JOIN record.signal_values AS new ON new.sequence_id = old.sequence_id
-    WHERE old.signals_id = (SELECT ref_signals_id FROM earlier) AND new.signals_id = (SELECT ref_signals_id FROM later)
-),
-directions AS NOT MATERIALIZED (
-    SELECT lists.number, weights.old AS old_weight, weights.new AS new_weight, lists.old, lists.new
+        kinds.number, old.loss AS old_loss, new.loss AS new_loss, old.entropy AS old_entropy, new.entropy AS new_entropy,
+        old.margin AS old_margin, new.margin AS new_margin, old.el2n AS old_el2n, new.el2n AS new_el2n, old.grad_norm AS old_grad_norm,
+        new.grad_norm AS new_grad_norm
     FROM (
-        SELECT 1 AS number, sequence_id, old_direct AS old, new_direct AS new FROM adapt
-        UNION ALL SELECT 2, sequence_id, old_causal, new_causal FROM adapt
-        UNION ALL SELECT 3, sequence_id, old_direct, new_direct FROM stab
-        UNION ALL SELECT 4, sequence_id, old_causal, new_causal FROM stab
-    ) AS lists
-    LEFT JOIN weights ON weights.sequence_id = lists.sequence_id
+        SELECT 5 AS number, earlier.signals_id AS old_id, later.signals_id AS new_id FROM earlier CROSS JOIN later
+        UNION ALL SELECT 6, earlier.ref_signals_id, later.ref_signals_id FROM earlier CROSS JOIN later
+    ) AS kinds
+    JOIN record.signal_values AS old ON old.signals_id = kinds.old_id
+    SEMI JOIN valued ON valued.sequence_id = old.sequence_id
+    JOIN record.signal_values AS new ON new.signals_id = kinds.new_id AND new.sequence_id = old.sequence_id
 ),
 long AS NOT MATERIALIZED (
     SELECT
         number, unnest(CASE WHEN old_weight IS NULL THEN old ELSE list_transform(old, lambda x: (old_weight * x)::FLOAT) END) AS old,
         unnest(CASE WHEN new_weight IS NULL THEN new ELSE list_transform(new, lambda x: (new_weight * x)::FLOAT) END) AS new
-    FROM directions
-    UNION ALL SELECT 5, unnest(old_loss), unnest(new_loss) FROM signals
-    UNION ALL SELECT 6, unnest(old_loss), unnest(new_loss) FROM ref_signals
-    UNION ALL SELECT 7, unnest(old_entropy), unnest(new_entropy) FROM signals
-    UNION ALL SELECT 8, unnest(old_margin), unnest(new_margin) FROM signals
-    UNION ALL SELECT 9, unnest(old_el2n), unnest(new_el2n) FROM signals
-    UNION ALL SELECT 10, unnest(old_grad_norm), unnest(new_grad_norm) FROM signals
+    FROM (
+        SELECT number, old_weight, new_weight, old_direct AS old, new_direct AS new FROM directions
+        UNION ALL SELECT number + 1, old_weight, new_weight, old_causal, new_causal FROM directions
+    )
+    UNION ALL SELECT number, unnest(old_loss), unnest(new_loss) FROM signals
+    UNION ALL SELECT 7, unnest(old_entropy), unnest(new_entropy) FROM signals WHERE number = 5
+    UNION ALL SELECT 8, unnest(old_margin), unnest(new_margin) FROM signals WHERE number = 5
+    UNION ALL SELECT 9, unnest(old_el2n), unnest(new_el2n) FROM signals WHERE number = 5
+    UNION ALL SELECT 10, unnest(old_grad_norm), unnest(new_grad_norm) FROM signals WHERE number = 5
 ),
 keyed AS NOT MATERIALIZED (
     SELECT number, old, new, record.rank_key(old) AS old_key, record.rank_key(new) AS new_key
