@@ -3,7 +3,8 @@
 python -m bench.warehouse [--tokens 20M] [--memory-limit 3GB] [--repeats 3] [--folder FOLDER] [--only PART ...] [--no-raw]
 
 Parts: ingest, commit, masks, unchanged, release, queries, stream, change, readers; each needs those before it, in the same folder. Each case runs in
-a process of its own, ours and the plain one in turn; medians. Memory is the peak resident size of that process while ours ran.
+a process of its own, ours and the plain one in turn; medians; cases shorter than a second are repeated more often. Memory is the peak resident
+size of that process while ours ran.
 At the end stands what must be shown, each with its limit (bench/warehouse_limits.py).
 """
 
@@ -24,7 +25,7 @@ import polars as pl
 from bench.warehouse_case import HEADER, Bench, Case, row
 from bench.warehouse_data import Shard, ingested, shards, write_jsonl
 from bench.warehouse_limits import table
-from bench.warehouse_raw import MASKS, QUERIES, ingest, raw_rows
+from bench.warehouse_raw import CONTENTS, MASKS, QUERIES, WIDE_QUERIES, ingest, raw_rows
 from bench.warehouse_readers import bench_readers
 from bench.warehouse_stream import bench_stream
 from warehouse.connect import DATABASE, Warehouse
@@ -64,7 +65,7 @@ def bench_ingest(bench: Bench) -> dict[str, Case]:
     read, write = Case(), Case()
     path, num_examples = bench.folder / "data.jsonl", min(bench.num_examples, _MOST_EXAMPLES)
     write_jsonl(path, num_examples)
-    for repeat in range(bench.repeats):
+    for repeat in bench.rounds(read):
         found = read.ours(read_examples, SourceSettings(path=str(path)), bench.folder)
         with Warehouse(bench.folder / f"ingest-{repeat}") as warehouse:
             write.ours(write_snapshot, warehouse, "train", found, "run")
@@ -115,9 +116,7 @@ def _write_validation(warehouse: Warehouse) -> tuple[str, int]:
         its snapshot, and its response tokens.
     """
     validation = list(shards(_VALIDATION_TOKENS, seed=1_000_000))
-    for shard in validation:
-        write_sequences(warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
-        _commit(warehouse, shard)
+    _commit_all(warehouse, validation)
     found = ingested(pl.concat(shard.examples for shard in validation))
     return write_snapshot(warehouse, "validation", found, "run"), sum(shard.num_tokens for shard in validation)
 
@@ -130,7 +129,7 @@ def _commit(warehouse: Warehouse, shard: Shard) -> None:
 def bench_mask(bench: Bench, name: str) -> dict[str, Case]:
     """Make the mask of a policy from nothing."""
     case = Case()
-    for _ in range(bench.repeats):
+    for _ in bench.rounds(case):
         with bench.warehouse() as warehouse:
             _forget_masks(warehouse)
             receipt = case.ours(write_mask, warehouse, name, POLICIES[name], "run")
@@ -170,7 +169,7 @@ def bench_unchanged(bench: Bench) -> dict[str, Case]:
             written = [write_mask(warehouse, name, POLICIES[name], "run").written for name in _KEPT_MASKS]
         assert not any([pending, *written]), "nothing changed"
 
-    for _ in range(bench.repeats):
+    for _ in bench.rounds(plan):
         plan.ours(plan_all)
         assert not release.ours(write_release, bench.folder / "warehouse", 1)[1], "nothing changed"
     return {"unchanged: plan and three masks": plan, "unchanged: release": release}
@@ -179,7 +178,7 @@ def bench_unchanged(bench: Bench) -> dict[str, Case]:
 def bench_release(bench: Bench) -> dict[str, Case]:
     """Write a release, beside a plain copy of the file that is synced too."""
     case, folder = Case(), bench.folder / "warehouse"
-    for _ in range(bench.repeats):
+    for _ in bench.rounds(case):
         shutil.rmtree(folder / "releases", ignore_errors=True)
         case.ours(write_release, folder, 1)
         if bench.beside_raw:
@@ -197,16 +196,23 @@ def _copy(source: Path, target: Path) -> None:
 
 def bench_query(bench: Bench, name: str) -> dict[str, Case]:
     """Answer a named query from the release."""
-    case = Case()
+    case, wide = Case(), Case()
     if bench.beside_raw and name in QUERIES:
         with bench.raw() as raw:
             raw.run(MASKS["default"])
-    for _ in range(bench.repeats):
+            raw.run(CONTENTS)
+    for _ in bench.rounds(case):
         with Reader(bench.folder / "warehouse") as reader:
             case.ours(reader.named, name)
         if bench.beside_raw and name in QUERIES:
             with bench.raw() as raw:
                 case.raw(raw.run, QUERIES[name])
+        if bench.beside_raw and name in WIDE_QUERIES:
+            with bench.raw() as raw:
+                wide.raw(raw.run, WIDE_QUERIES[name])
+    if wide.raw_seconds:
+        seconds = statistics.median(wide.raw_seconds)
+        case.note = f"one table of everything: {seconds:.3f} s, ratio {statistics.median(case.seconds) / seconds:.2f}"
     return {f"query: {name}": case}
 
 
@@ -214,15 +220,13 @@ def bench_change(bench: Bench) -> dict[str, Case]:
     """Replace 1% of the examples: commit their values, store the new snapshot, make the mask of a policy that looks at responses alone."""
     values, snapshot, mask, dependent, release = Case(), Case(), Case(), Case(), Case()
     examples = pl.read_parquet(bench.folder / "examples.parquet")
-    for repeat in range(bench.repeats):
+    for repeat in bench.rounds(release):
         new = list(shards(bench.num_tokens // 100, seed=repeat + 1))
         num_new = sum(len(shard.examples) for shard in new)
         found = ingested(pl.concat([examples[num_new:], *(shard.examples for shard in new)]))
         with bench.warehouse() as warehouse:
             before = _num_rows(warehouse)
-            for shard in new:
-                values.ours(write_sequences, warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
-                values.ours(_commit, warehouse, shard)
+            values.ours(_commit_all, warehouse, new)
             snapshot_id = snapshot.ours(write_snapshot, warehouse, "train", found, "run")
             write_scoring(warehouse, _IDS, "tokens", snapshot_id, {}, "run")
             assert mask.ours(write_mask, warehouse, "expression", POLICIES["expression"], "run").written, "the snapshot changed"
@@ -230,12 +234,17 @@ def bench_change(bench: Bench) -> dict[str, Case]:
             dependent.ours(write_mask, warehouse, "default", POLICIES["default"], "run")
         release.ours(write_release, bench.folder / "warehouse", 1)
         examples = found.examples
-    values = Case([sum(values.seconds) / bench.repeats], [sum(values.cpu) / bench.repeats], peak_bytes=values.peak_bytes)
     release.note = f"{current_release(bench.folder / 'warehouse').database.stat().st_size / 1e6:,.0f} MB"
     return {
         "1% replaced: commit sequences and values": values, "1% replaced: store the snapshot": snapshot,
         "1% replaced: mask of independent responses": mask, "1% replaced: default mask, all rows": dependent, "1% replaced: release": release,
     }  # fmt: skip
+
+
+def _commit_all(warehouse: Warehouse, new: Sequence[Shard]) -> None:
+    for shard in new:
+        write_sequences(warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")
+        _commit(warehouse, shard)
 
 
 def _num_rows(warehouse: Warehouse) -> list[int]:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,15 +56,35 @@ def _timed(work: Callable[[], Any], seconds: list[float], cpu: list[float]) -> A
     return result
 
 
+_MOST_ROUNDS = 9
+
+
 @dataclass(frozen=True)
 class Bench:
-    """How to measure: where, how much, how often, and whether beside plain DuckDB."""
+    """How to measure.
+
+    Attributes:
+        folder: where everything is kept.
+        num_tokens: response tokens.
+        repeats: how often each case is measured at least.
+        memory_limit: of ours and of plain DuckDB.
+        beside_raw: whether plain DuckDB is measured too.
+        least_s: short cases are measured more often, until so much time was measured or nine rounds are done.
+    """
 
     folder: Path
     num_tokens: int
     repeats: int = 1
     memory_limit: str = MEMORY_LIMIT
     beside_raw: bool = True
+    least_s: float = 4.0
+
+    def rounds(self, case: Case) -> Iterator[int]:
+        """Yield the number of each round in which a case is to be measured."""
+        for done in range(max(self.repeats, _MOST_ROUNDS)):
+            if done >= self.repeats and sum(case.seconds) + sum(case.raw_seconds) >= self.least_s:
+                return
+            yield done
 
     def warehouse(self) -> Warehouse:
         """Open ours."""

@@ -89,15 +89,28 @@ MASKS = {
 }
 """By the names of `bench.warehouse.POLICIES`."""
 
+CONTENTS = "CREATE OR REPLACE TABLE contents AS SELECT sequence_id, token_ids, response_positions FROM tokens"
+
+
+def _top_tokens(tables: str) -> str:
+    response_ids = "token_ids[response_positions[1] + 1:response_positions[-1] + 1]"
+    return (
+        f"SELECT token_id, count(*), avg(value), stddev_pop(value) FROM (SELECT unnest({response_ids}) AS token_id, unnest(adapt_direct) AS value FROM {tables}) "
+        "GROUP BY token_id HAVING count(*) >= 5 ORDER BY 3 DESC LIMIT 20"
+    )
+
+
 QUERIES = {
     "kept_by_source": "SELECT source, count(*), sum(len(keep)), sum(len(list_filter(keep, lambda k: k))) FROM mask JOIN tokens USING (sequence_id) GROUP BY source",
     "value_by_source": f"SELECT source, count(*), avg((adapt_direct > 0)::INTEGER), {', '.join(f'avg({c})' for c in _COMPONENTS + _SIGNALS)} FROM (SELECT source, "
     f"{', '.join(f'unnest({c}) AS {c}' for c in _COMPONENTS + _SIGNALS)} FROM tokens) GROUP BY source",
-    "top_tokens": "SELECT token_id, count(*), avg(value), stddev_pop(value) FROM (SELECT "
-    "unnest(token_ids[response_positions[1] + 1:response_positions[-1] + 1]) AS token_id, unnest(adapt_direct) AS value FROM tokens) "
-    "GROUP BY token_id HAVING count(*) >= 5 ORDER BY 3 DESC LIMIT 20",
+    "top_tokens": _top_tokens("contents JOIN (SELECT sequence_id, adapt_direct FROM tokens) USING (sequence_id)"),
 }
-"""By the names of the product's queries."""
+"""By the names of the product's queries. `top_tokens` reads ids and values, which no store keeps in one table whose tokens may be valued again:
+its counterpart reads them from two."""
+
+WIDE_QUERIES = {"top_tokens": _top_tokens("tokens")}
+"""The same from one table of everything, to be told beside it."""
 
 
 def ingest(raw: Raw, path: Path) -> None:

@@ -23,7 +23,7 @@ def bench_stream(bench: Bench) -> dict[str, Case]:
 
     first.ours(lambda: next(stream()))
     middle = Cursor(0, bench.num_examples // _BATCH_SIZE // 2)
-    for _ in range(bench.repeats):
+    for _ in bench.rounds(whole):
         num_examples = whole.ours(lambda: sum(len(batch.input_ids) for batch, _ in stream()))
         resumed.ours(lambda: next(stream(middle)))
         if bench.beside_raw:

@@ -108,7 +108,7 @@ def export(
     name = policy or loaded.training.policy
     with opened(loaded.warehouse_folder) as (con, release):
         queries = Queries(con)
-        mask_id = current_mask(loaded, dict(queries.run("release/pointers").fetchall()), name)
+        mask_id = current_mask(loaded, queries.pointers(), name)
         done = write(
             queries,
             release,

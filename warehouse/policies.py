@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,22 +99,23 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         ValueError: there is no current scoring or snapshot, some of its sequences lack values, the policy is for another estimator, the
             scoring lacks a signal that the policy reads, or its expression cannot be computed of some token's values.
     """
-    scoring_id, snapshot_id = warehouse.pointer("scoring"), warehouse.pointer("snapshot")
+    current = warehouse.pointers()
+    scoring_id, snapshot_id = current.get("scoring"), current.get("snapshot")
     if scoring_id is None or snapshot_id is None:
         missing = "scoring" if scoring_id is None else "snapshot"
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     _check_estimator(warehouse, policy, settings)
-    beta = _beta(warehouse, policy)
+    beta = _beta(warehouse, policy, current)
     if beta is not None and any(part.compares for _, part in settings.parts(has_pairs=True)):
         raise ValueError(
             f"policy {policy!r} has keep: auto, which is for single responses, and the training data are pairs; say in `branches` what each "
             "branch keeps"
         )
-    held_out_id = _held_out_id(warehouse, policy, scoring_id) if settings.compares and beta is None else None
+    held_out_id = _held_out_id(warehouse, policy, current) if settings.compares and beta is None else None
     mask_id = mask_identity(settings, scoring_id, snapshot_id, beta, held_out_id)
     found = warehouse.one("masks/get_mask", mask_id=mask_id)
     if found is not None:
-        if warehouse.pointer(f"mask:{policy}") != mask_id:  # a transaction alone would already note the run
+        if current.get(f"mask:{policy}") != mask_id:  # a transaction alone would already note the run
             with warehouse.transaction():
                 warehouse.point(f"mask:{policy}", mask_id)
         num_tokens, num_kept, num_sequences = found
@@ -127,11 +129,13 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
             warehouse.run("masks/delete_mask_values", mask_id=mask_id)
             told: dict[str, Any] = {} if beta is None else {"beta": beta}
             for branch, part in settings.parts(has_pairs=beta is not None):
-                mask = _compute(warehouse, policy, part, branch, ids["rows_id"] if shares_rows else None)
+                mask = _compute(warehouse, policy, part, current, branch, ids["rows_id"] if shares_rows else None)
                 warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
                 if mask.found is not None:
                     told["auto"] = asdict(mask.found) | {"held_out_scoring": held_out_id}
-            num_sequences, num_tokens, num_kept = _one_row(warehouse, "masks/count_rows", rows_id=ids["rows_id"], **_current_ids(warehouse))
+            num_sequences, num_tokens, num_kept = _one_row(
+                warehouse, "masks/count_rows", rows_id=ids["rows_id"], snapshot_id=snapshot_id, tokenization_id=current["tokenization"]
+            )
             warehouse.run(
                 "masks/insert_mask",
                 policy=policy, settings=settings.as_json(told), scoring_id=scoring_id, snapshot_id=snapshot_id, num_tokens=num_tokens,
@@ -150,7 +154,7 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
     return MaskReceipt(mask_id, policy, num_tokens, num_kept, num_sequences, written=True)
 
 
-def _beta(warehouse: Warehouse, policy: str) -> float | None:
+def _beta(warehouse: Warehouse, policy: str, current: Mapping[str, str]) -> float | None:
     """Read the β by which the values of pairs are weighed.
 
     Returns:
@@ -159,17 +163,16 @@ def _beta(warehouse: Warehouse, policy: str) -> float | None:
     Raises:
         ValueError: the examples are pairs and there is none.
     """
-    if warehouse.one("ingest/current_kind") != ("preference",):
+    if warehouse.one("ingest/get_kind", snapshot_id=current["snapshot"], role="train") != ("preference",):
         return None
-    beta = warehouse.pointer("beta")
-    if beta is None:
+    if "beta" not in current:
         raise ValueError(
             f"policy {policy!r}: the training data are pairs and the warehouse has no β to weigh them by; run `alphatoken value`"
         )
-    return float(beta)
+    return float(current["beta"])
 
 
-def _held_out_id(warehouse: Warehouse, policy: str, scoring_id: str) -> str:
+def _held_out_id(warehouse: Warehouse, policy: str, current: Mapping[str, str]) -> str:
     """Look up the scoring of the validation set that belongs to the current scoring.
 
     Returns:
@@ -178,7 +181,7 @@ def _held_out_id(warehouse: Warehouse, policy: str, scoring_id: str) -> str:
     Raises:
         ValueError: there is none.
     """
-    held_out_id = warehouse.pointer("held_out")
+    held_out_id, scoring_id = current.get("held_out"), current["scoring"]
     stored = None if held_out_id is None else warehouse.one("values/get_scoring_settings", scoring_id=held_out_id)
     if held_out_id is None or stored is None or scoring_id not in {held_out_id, json.loads(stored[0]).get("held_out_of")}:
         raise ValueError(
@@ -206,8 +209,8 @@ def _check_estimator(warehouse: Warehouse, policy: str, settings: PolicySettings
 
 
 def _prepare(
-    warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None = None, known_rows_id: str | None = None,
-    *, snapshot: str = "snapshot", scoring: str = "scoring",
+    warehouse: Warehouse, policy: str, settings: PolicySettings, current: Mapping[str, str], branch: str | None = None,
+    known_rows_id: str | None = None, *, snapshot: str = "snapshot", scoring: str = "scoring",
 ) -> Stored:  # fmt: skip
     """Make mask_sequences, the sequences whose rows are to be computed: those of a branch, or all, that have no known rows.
 
@@ -217,15 +220,17 @@ def _prepare(
     Raises:
         ValueError: values, or a signal, are missing.
     """
-    ids = {"snapshot_id": warehouse.pointer(snapshot), "tokenization_id": warehouse.pointer("tokenization")}
+    ids = {"snapshot_id": current[snapshot], "tokenization_id": current["tokenization"]}
     warehouse.run("masks/create_new", known_rows_id=known_rows_id, branch=branch, **ids)
-    identities = dict(zip(GROUPS, _one_row(warehouse, "masks/get_values_ids", scoring=scoring), strict=True))
+    identities = dict(zip(GROUPS, _one_row(warehouse, "masks/get_values_ids", scoring_id=current[scoring]), strict=True))
     warehouse.run("masks/create_sequences", **identities)
     warehouse.run("masks/drop_new")
-    return Stored(_check_complete(warehouse, policy, settings, scoring), identities)
+    return Stored(_check_complete(warehouse, policy, settings, scoring), identities, are_pairs="beta" in current)
 
 
-def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch: str | None, known_rows_id: str | None) -> Mask:
+def _compute(
+    warehouse: Warehouse, policy: str, settings: PolicySettings, current: Mapping[str, str], branch: str | None, known_rows_id: str | None
+) -> Mask:
     """Compute the rows that are not known yet.
 
     Returns:
@@ -239,8 +244,8 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
     """
     try:
         with warehouse.scratch("mask") as folder, warehouse.scratch("mask_held_out") as other_folder:
-            held_out = _read_held_out(warehouse, policy, settings, other_folder) if settings.compares else None
-            stored = _prepare(warehouse, policy, settings, branch, known_rows_id)
+            held_out = _read_held_out(warehouse, policy, settings, current, other_folder) if settings.compares else None
+            stored = _prepare(warehouse, policy, settings, current, branch, known_rows_id)
             return compute(TokenColumns(warehouse, folder, stored), settings, held_out)
     except (duckdb.OutOfRangeException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         if settings.expression is None:
@@ -251,10 +256,10 @@ def _compute(warehouse: Warehouse, policy: str, settings: PolicySettings, branch
         ) from error
 
 
-def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, folder: Path) -> HeldOut:
-    kind = warehouse.one("ingest/get_kind", snapshot_id=warehouse.pointer("validation"), role="validation")
+def _read_held_out(warehouse: Warehouse, policy: str, settings: PolicySettings, current: Mapping[str, str], folder: Path) -> HeldOut:
+    kind = warehouse.one("ingest/get_kind", snapshot_id=current["validation"], role="validation")
     branch = "chosen" if kind == ("preference",) else None  # of pairs, the responses that the training data ought to look like
-    stored = _prepare(warehouse, policy, settings, branch, snapshot="validation", scoring="held_out")
+    stored = _prepare(warehouse, policy, settings, current, branch, snapshot="validation", scoring="held_out")
     return HeldOut.read(TokenColumns(warehouse, folder, stored), settings)
 
 
@@ -285,10 +290,6 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings,
                 "again (no value of a direction is computed anew)"
             )
     return first_rows
-
-
-def _current_ids(warehouse: Warehouse) -> dict[str, str | None]:
-    return {"snapshot_id": warehouse.pointer("snapshot"), "tokenization_id": warehouse.pointer("tokenization")}
 
 
 def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[Any, ...]:

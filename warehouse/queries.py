@@ -42,7 +42,10 @@ class Queries:
         self.con.complete()
         return self.con.sql(sql.load(name), params=parameters or None).to_arrow_reader(num_rows)
 
+    def pointers(self) -> dict[str, str]:
+        """Read what is current: snapshot, tokenization, scoring, the mask of each policy; identities by name."""
+        return dict(self.run("runs/get_pointers").fetchall())
+
     def pointer(self, name: str) -> str | None:
         """Read which snapshot, tokenization, scoring or mask is the current one."""
-        row = self.one("runs/get_pointer", name=name)
-        return None if row is None else str(row[0])
+        return self.pointers().get(name)

@@ -194,8 +194,8 @@ def is_released(warehouse: Warehouse) -> bool:
 
 
 def _identity(warehouse: Warehouse) -> str:
-    rows: list[Any] = [warehouse.run(f"release/{name}").fetchall() for name in ("receipts", "runs", "pointers")]
-    return digest("release", rows)[:16]
+    rows: list[Any] = [warehouse.run(f"release/{name}").fetchall() for name in ("receipts", "runs")]
+    return digest("release", [*rows, list(warehouse.pointers().items())])[:16]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -249,8 +249,8 @@ def policy_mask(release: Queries, policy: str) -> str:
     Raises:
         ValueError: there is none.
     """
-    pointers = dict(release.run("release/pointers").fetchall())
+    pointers = release.pointers()
     if f"mask:{policy}" not in pointers:
         known = ", ".join(sorted(name.removeprefix("mask:") for name in pointers if name.startswith("mask:"))) or "none"
         raise ValueError(f"the release has no mask of policy {policy!r}; it has {known}; run `alphatoken mask CONFIG --policy {policy}`")
-    return str(pointers[f"mask:{policy}"])
+    return pointers[f"mask:{policy}"]

@@ -57,10 +57,12 @@ class Stored:
     Attributes:
         first_rows: for `contents` and each group of values (`write.GROUPS`), the row of its table before which no sequence lies.
         identities: of each group of values.
+        are_pairs: whether they are of pairs, whose values are weighed by ω.
     """
 
     first_rows: Mapping[str, int]
     identities: Mapping[str, str]
+    are_pairs: bool
 
 
 class TokenColumns:
@@ -98,7 +100,7 @@ class TokenColumns:
         self.starts: Integers = np.cumsum(self.lengths) - self.lengths
         self.num_tokens = int(self.lengths.sum())
         self.weights: NDArray[np.float64] | None = None
-        if warehouse.pointer("beta") is not None:
+        if stored.are_pairs:
             self.weights = np.asarray(warehouse.run("masks/read_weights").fetchnumpy()["weight"], dtype=np.float64)
         self.num_workers = int(warehouse.con.execute("SELECT current_setting('threads')").fetchall()[0][0])
 

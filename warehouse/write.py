@@ -203,7 +203,7 @@ def write_scoring(
     wanted |= {"validation": validation_id} if validation_id is not None else {}
     stored = warehouse.one("values/get_scoring_settings", scoring_id=scoring_id)
     measured = stored is not None and json.loads(stored[0]).get("stability_alignment") != settings.get("stability_alignment")
-    if not measured and all(warehouse.pointer(name) == value for name, value in wanted.items()):
+    if not measured and wanted.items() <= warehouse.pointers().items():
         return False
     with warehouse.transaction():
         if measured:

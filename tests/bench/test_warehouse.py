@@ -15,7 +15,7 @@ TOKENS = 20_000
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return measure(Bench(tmp_path_factory.mktemp("bench"), TOKENS), inside=True)
+    return measure(Bench(tmp_path_factory.mktemp("bench"), TOKENS, least_s=0), inside=True)
 
 
 def test_every_part_measures_and_the_plain_masks_keep_as_many(found):  # bench_mask compares the counts itself
@@ -29,6 +29,18 @@ def test_every_part_measures_and_the_plain_masks_keep_as_many(found):  # bench_m
         assert row(name, case).count("|") == HEADER.splitlines()[0].count("|")
     for name in MASKS:
         assert len(found[f"mask: {name}"].raw_seconds) == 1
+    assert "one table of everything" in found["query: top_tokens"].note
+
+
+def test_short_cases_are_measured_more_often(tmp_path):
+    def rounds(seconds, repeats, least_s=4.0):
+        case = Case()
+        for _ in Bench(tmp_path, TOKENS, repeats, least_s=least_s).rounds(case):
+            case.seconds.append(seconds)
+            case.raw_seconds.append(seconds)
+        return len(case.seconds)
+
+    assert [rounds(3, 1), rounds(1, 1), rounds(0.01, 1), rounds(1, 3), rounds(0.01, 12), rounds(0.01, 1, 0)] == [1, 2, 9, 3, 12, 1]
 
 
 def test_limits_are_told_with_what_was_measured(found):

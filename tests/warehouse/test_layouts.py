@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warehouse.content import quoted
+from warehouse.digests import digest, example_identity
 from warehouse.layouts import LAYOUTS, BadRow, Normaliser, canonical_json
 
 PAIR = '{"prompt":"2 + 2?","response":"4"}'
@@ -204,6 +206,12 @@ def test_pairs_are_canonical_json_and_read_back(prompt, response):
     assert content == canonical_json({"response": response, "prompt": prompt})
     assert json.loads(content) == {"prompt": prompt, "response": response}
     assert (source, extra) == (None, None)
+    assert example_identity(content) == digest("example", content)
+
+
+@given(st.text(st.characters(exclude_categories=[])) | st.text(st.sampled_from('a é\n\t\\"\x00\x1f\x7f\ud800')))
+def test_texts_are_quoted_as_json_does(text):
+    assert quoted(text) == json.dumps(text, ensure_ascii=False)
 
 
 @given(

@@ -16,7 +16,7 @@ DYNAMIC = {
     "values/insert_{group}": ["values/insert_adapt", "values/insert_stab", "values/insert_signals", "values/insert_ref_signals"],
     "export/{name}": ["export/rows", "export/pairs"],
     "prune/delete_{kind}": [f"prune/delete_{kind}" for kind in prune._TABLES],
-    "release/{name}": ["release/receipts", "release/runs", "release/pointers"],
+    "release/{name}": ["release/receipts", "release/runs"],
     "views/{name}": [f"views/{name}" for name in VIEWS],
 }
 """Names that Python puts together, and what they may become."""

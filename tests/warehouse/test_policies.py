@@ -102,7 +102,7 @@ def weights_of(warehouse, policy_settings):
 def scores_of(warehouse, policy_settings, folder):
     """Compute the scores behind a mask: name of the sequence to its list."""
     folder.mkdir()
-    columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, None, None))
+    columns = TokenColumns(warehouse, folder, policies._prepare(warehouse, "policy", policy_settings, warehouse.pointers()))
     scores = ValueScores(columns, policy_settings)
     flat = np.concatenate(columns.each(scores.of))
     names = short(warehouse.con.execute("SELECT record.hex_id(sequence_id) FROM mask_sequences ORDER BY place").fetchall())

@@ -48,7 +48,7 @@ def test_lists_are_put_where_their_sequences_lie_and_null_lists_are_nan(warehous
     )
     spread(monkeypatch)
     monkeypatch.setattr(token_columns, "_HELD_BYTES", held)
-    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], None, None))
+    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], warehouse.pointers()))
     expected = np.concatenate([i + np.arange(n) / 8 for i, n in enumerate(lengths)]).astype(np.float32)
     columns.read_values(["loss"])
     assert np.array_equal(np.concatenate([columns.of("loss", block) for block in columns.blocks()]), expected)
@@ -75,7 +75,7 @@ def test_lists_are_put_where_their_sequences_lie_and_null_lists_are_nan(warehous
 
 def test_a_list_of_another_length_is_damage(warehouse, tmp_path):
     fill(warehouse, [Sequence("s", [5, 6], {"loss": [1.0, 2.0]})])
-    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], None, None))
+    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], warehouse.pointers()))
     columns._make("loss", np.float32)
     with pytest.raises(ValueError, match=r"values of 1 sequences are not as many as their response tokens"):
         columns._place("loss", np.array([0]), pa.array([[1.0]], pa.list_(pa.float32())))
@@ -93,7 +93,7 @@ def test_columns_are_read_with_the_others_of_their_group():
 def test_results_of_many_blocks_come_in_order_and_a_failing_one_is_told(warehouse, tmp_path, monkeypatch):
     fill(warehouse, [Sequence(f"s{i:02}", [5, 6], {"loss": [float(i), 0.0]}) for i in range(40)])
     spread(monkeypatch)
-    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], None, None))
+    columns = TokenColumns(warehouse, tmp_path, policies._prepare(warehouse, "policy", policies.BUILT_IN["default"], warehouse.pointers()))
     columns.read_values(["loss", "adapt_direct"])
     firsts = columns.each(lambda block: int(columns.of("loss", block)[0]))
     assert len(firsts) > 4 * columns.num_workers

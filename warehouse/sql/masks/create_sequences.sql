@@ -6,38 +6,30 @@ CREATE OR REPLACE TEMP TABLE mask_sequences AS
 WITH contents AS (
     SELECT stored.sequence_id, stored.rowid AS row FROM record.sequences AS stored SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
 ),
-adapt AS (
-    SELECT stored.sequence_id, stored.rowid AS row
+directions AS (
+    SELECT
+        stored.sequence_id, max(CASE WHEN stored.values_id = $adapt THEN stored.rowid END) AS adapt_row,
+        max(CASE WHEN stored.values_id = $stab THEN stored.rowid END) AS stab_row
     FROM record.direction_values AS stored
     SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.values_id = $adapt
-),
-stab AS (
-    SELECT stored.sequence_id, stored.rowid AS row
-    FROM record.direction_values AS stored
-    SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.values_id = $stab
+    WHERE stored.values_id IN ($adapt, $stab)
+    GROUP BY stored.sequence_id
 ),
 signals AS (
-    SELECT stored.sequence_id, stored.rowid AS row
+    SELECT
+        stored.sequence_id, max(CASE WHEN stored.signals_id = $signals THEN stored.rowid END) AS signals_row,
+        max(CASE WHEN stored.signals_id = $ref_signals THEN stored.rowid END) AS ref_signals_row
     FROM record.signal_values AS stored
     SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.signals_id = $signals
-),
-ref_signals AS (
-    SELECT stored.sequence_id, stored.rowid AS row
-    FROM record.signal_values AS stored
-    SEMI JOIN mask_new ON mask_new.sequence_id = stored.sequence_id
-    WHERE stored.signals_id = $ref_signals
+    WHERE stored.signals_id IN ($signals, $ref_signals)
+    GROUP BY stored.sequence_id
 )
 SELECT
-    row_number() OVER (ORDER BY adapt.row, mask_new.sequence_id) - 1 AS place, mask_new.sequence_id,
+    row_number() OVER (ORDER BY directions.adapt_row, mask_new.sequence_id) - 1 AS place, mask_new.sequence_id,
     row_number() OVER (ORDER BY mask_new.sequence_id) - 1 AS number, dense_rank() OVER (ORDER BY mask_new.source) - 1 AS source_number,
-    contents.row AS content_row, adapt.row AS adapt_row, stab.row AS stab_row, signals.row AS signals_row, ref_signals.row AS ref_signals_row
+    contents.row AS content_row, directions.adapt_row, directions.stab_row, signals.signals_row, signals.ref_signals_row
 FROM mask_new
 JOIN contents ON contents.sequence_id = mask_new.sequence_id
-LEFT JOIN adapt ON adapt.sequence_id = mask_new.sequence_id
-LEFT JOIN stab ON stab.sequence_id = mask_new.sequence_id
+LEFT JOIN directions ON directions.sequence_id = mask_new.sequence_id
 LEFT JOIN signals ON signals.sequence_id = mask_new.sequence_id
-LEFT JOIN ref_signals ON ref_signals.sequence_id = mask_new.sequence_id
 ORDER BY place

@@ -1,4 +1,4 @@
--- Identities of the four groups of values of a scoring. Grain: one row. Parameters: $scoring: name of the pointer to the scoring.
+-- Identities of the four groups of values of a scoring. Grain: one row. Parameters: $scoring_id.
 SELECT adapt_values_id, stab_values_id, signals_id, ref_signals_id
 FROM record.scorings
-WHERE scoring_id = (SELECT value FROM record.pointers WHERE name = $scoring)
+WHERE scoring_id = $scoring_id

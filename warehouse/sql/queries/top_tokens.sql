@@ -1,5 +1,5 @@
 -- The words of the vocabulary with the highest mean value, or the lowest, with the spread of the value over their occurrences.
--- Of the values only the lists of that column are read and joined.
+-- Of the values only the lists of that column are read and joined, of the token ids those of the response.
 -- Grain: one row per token of the vocabulary, the extreme mean first; tokens without a value are left out.
 -- $column = adapt_direct: one of the columns of values, those of the signals included
 -- $min_count = 5: how often a token must occur with a value
@@ -36,16 +36,19 @@ lists AS (
     WHERE $column::VARCHAR NOT IN ('adapt_direct', 'adapt_causal', 'stab_direct', 'stab_causal')
       AND signals_id = (SELECT CASE WHEN $column::VARCHAR = 'ref_loss' THEN ref_signals_id ELSE signals_id END FROM scoring)
 ),
+contents AS (
+    SELECT sequence_id, record.tokens_at(token_ids, response_positions) AS response_ids FROM record.sequences
+),
 long AS (
     SELECT
-        unnest(record.tokens_at(sequences.token_ids, sequences.response_positions)) AS token_id,
+        unnest(contents.response_ids) AS token_id,
         unnest(CASE
             WHEN current.weight IS NULL OR NOT lists.is_directional THEN lists.list
             ELSE list_transform(lists.list, lambda x: (current.weight * x)::FLOAT)
         END) AS value
     FROM current
     JOIN lists ON lists.sequence_id = current.sequence_id
-    JOIN record.sequences AS sequences ON sequences.sequence_id = current.sequence_id
+    JOIN contents ON contents.sequence_id = current.sequence_id
 ),
 per_id AS (
     SELECT token_id, count(value) AS num_tokens, avg(value) AS mean_value, stddev_pop(value) AS deviation
