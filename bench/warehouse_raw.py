@@ -1,4 +1,4 @@
-"""What bench/warehouse.py compares with: plain DuckDB on one table of lists, without identities, receipts, joins and checks.
+"""What bench/warehouse.py compares with: plain DuckDB on one table of lists, or two, without views, lineage, receipts and checks.
 
 Each statement gives the result of ours on the synthetic data, in the fastest plain form found; it may use what it knows of them: values
 without ties or NULLs, one end-of-turn token at the end of each response.
@@ -27,7 +27,7 @@ class Raw:
         self.con.execute("SET enable_progress_bar = false")
         lists = ", ".join(f"{name} FLOAT[]" for name in _COMPONENTS + _SIGNALS)
         self.con.execute(
-            f"CREATE TABLE IF NOT EXISTS tokens (sequence_id VARCHAR, source VARCHAR, token_ids INTEGER[], response_positions INTEGER[], {lists})"
+            f"CREATE TABLE IF NOT EXISTS tokens (sequence_id UUID, source VARCHAR, token_ids INTEGER[], response_positions INTEGER[], {lists})"
         )
 
     def __enter__(self) -> "Raw":

@@ -73,7 +73,7 @@ class Warehouse(Queries):
                 migrate.ensure_schema(self.con)
             except duckdb.IOException as error:
                 self.con.close()
-                if "lock" in str(error):
+                if "Could not set lock" in str(error):
                     raise WarehouseBusyError(f"{folder / DATABASE} is open in another process: {error}") from error
                 raise
             except BaseException:

@@ -98,8 +98,7 @@ def compute(columns: TokenColumns, settings: PolicySettings, held_out: HeldOut |
         ValueError: no token has a score that could be compared.
     """
     if settings.select == "all" or columns.num_tokens == 0:
-        no_weights = np.zeros(0, np.float32) if settings.soft != "none" and settings.select != "all" else None
-        return Mask(columns, np.ones(columns.num_tokens, np.bool_), no_weights)
+        return Mask(columns, np.ones(columns.num_tokens, np.bool_), np.zeros(0, np.float32) if settings.gives_weights else None)
     protected = _protected(columns, settings)
     counts, found = None, None
     by_value = ValueScores(columns, settings) if settings.reads_values else None

@@ -8,7 +8,7 @@ import yaml
 
 from warehouse import sql
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 VIEWS = (
     "current_sequences", "mask_rows", "masked_sequences", "current_pairs", "pairs_all", "sequence_weights", "value_lists", "value_lists_all",

@@ -3,11 +3,12 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from warehouse import contamination
 from warehouse.connect import Warehouse
@@ -106,7 +107,8 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
         raise ValueError(f"policy {policy!r}: {warehouse.folder} has no current {missing}, so no values to mask; value the tokens first")
     _check_estimator(warehouse, policy, settings)
     beta = _beta(warehouse, policy, current)
-    if beta is not None and any(part.compares for _, part in settings.parts(has_pairs=True)):
+    parts = settings.parts(has_pairs=beta is not None)
+    if beta is not None and any(part.compares for _, part in parts):
         raise ValueError(
             f"policy {policy!r} has keep: auto, which is for single responses, and the training data are pairs; say in `branches` what each "
             "branch keeps"
@@ -128,13 +130,17 @@ def write_mask(warehouse: Warehouse, policy: str, settings: PolicySettings, run_
             warehouse.run("masks/delete_mask", mask_id=mask_id)  # leftovers of a mask without receipt
             warehouse.run("masks/delete_mask_values", mask_id=mask_id)
             told: dict[str, Any] = {} if beta is None else {"beta": beta}
-            for branch, part in settings.parts(has_pairs=beta is not None):
+            for branch, part in parts:
                 mask = _compute(warehouse, policy, part, current, branch, ids["rows_id"] if shares_rows else None)
+                if (
+                    any(one.gives_weights for _, one in parts) and mask.weights is None
+                ):  # a branch of which all is kept, beside one with weights
+                    mask = replace(mask, weights=mask.keep.astype(np.float32))
                 warehouse.insert("masks/insert_mask_values", mask.rows(), rows_id=ids["rows_id"])
                 if mask.found is not None:
                     told["auto"] = asdict(mask.found) | {"held_out_scoring": held_out_id}
-            num_sequences, num_tokens, num_kept = _one_row(
-                warehouse, "masks/count_rows", rows_id=ids["rows_id"], snapshot_id=snapshot_id, tokenization_id=current["tokenization"]
+            num_sequences, num_tokens, num_kept = warehouse.only(
+                "masks/count_rows", rows_id=ids["rows_id"], snapshot_id=snapshot_id, tokenization_id=current["tokenization"]
             )
             warehouse.run(
                 "masks/insert_mask",
@@ -222,7 +228,7 @@ def _prepare(
     """
     ids = {"snapshot_id": current[snapshot], "tokenization_id": current["tokenization"]}
     warehouse.run("masks/create_new", known_rows_id=known_rows_id, branch=branch, **ids)
-    identities = dict(zip(GROUPS, _one_row(warehouse, "masks/get_values_ids", scoring_id=current[scoring]), strict=True))
+    identities = dict(zip(GROUPS, warehouse.only("masks/get_values_ids", scoring_id=current[scoring]), strict=True))
     warehouse.run("masks/create_sequences", **identities)
     warehouse.run("masks/drop_new")
     return Stored(_check_complete(warehouse, policy, settings, scoring), identities, are_pairs="beta" in current)
@@ -272,7 +278,7 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings,
     Raises:
         ValueError: sequences of the snapshot lack values (a mask without them would look complete), or a signal was not asked for.
     """
-    num_sequences, num_valued, *first = _one_row(warehouse, "masks/count_sequences")
+    num_sequences, num_valued, *first = warehouse.only("masks/count_sequences")
     if num_valued != num_sequences:
         raise ValueError(
             f"policy {policy!r}: {num_valued} of the {num_sequences} sequences of the {'current snapshot' if scoring == 'scoring' else 'validation set'} have values under the current scoring; "
@@ -282,7 +288,7 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings,
     asked = {signal: signal in settings.stored_columns() for signal in OPTIONAL_SIGNALS}
     if not any(asked.values()):
         return first_rows
-    counts = _one_row(warehouse, "masks/count_signals", first_row=first_rows["signals"], **asked)
+    counts = warehouse.only("masks/count_signals", first_row=first_rows["signals"], **asked)
     for signal, num in zip(OPTIONAL_SIGNALS, counts, strict=True):
         if asked[signal] and num != num_sequences:
             raise ValueError(
@@ -290,9 +296,3 @@ def _check_complete(warehouse: Warehouse, policy: str, settings: PolicySettings,
                 "again (no value of a direction is computed anew)"
             )
     return first_rows
-
-
-def _one_row(warehouse: Warehouse, name: str, /, **parameters: Any) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = warehouse.one(name, **parameters)
-    assert row is not None, f"{name} has exactly one row"
-    return row

@@ -187,6 +187,11 @@ class PolicySettings:
         return self.keep == "auto" and self.select != "all"
 
     @property
+    def gives_weights(self) -> bool:
+        """Whether its masks have soft weights."""
+        return self.soft != "none" and self.select != "all"
+
+    @property
     def needs_folds(self) -> bool:
         """Whether the validation set is to be valued by folds: its values along D_A count, of which it is a part."""
         return self.compares and any(column.startswith("adapt") for column in self.stored_columns())

@@ -151,13 +151,16 @@ def _artifacts(warehouse: Warehouse, *, unfinished: bool) -> tuple[list[str], se
 
 
 def _digests(settings: Any) -> Iterator[str]:
-    """Yield every digest that a scoring's settings name, and what stands for its alignment, which has none there."""
-    for key, value in settings.items():
+    """Yield every digest that a scoring's settings name, in lists (of folds) too, and what stands for its alignment, which has none there."""
+    if isinstance(settings, list):
+        for one in settings:
+            yield from _digests(one)
+    for key, value in settings.items() if isinstance(settings, dict) else ():
         if key == "stability_alignment" and value is not None:
             yield _alignment(value)
         elif key.endswith("digest") and isinstance(value, str):
             yield value
-        elif isinstance(value, dict):
+        else:
             yield from _digests(value)
 
 

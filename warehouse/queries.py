@@ -33,6 +33,12 @@ class Queries:
         rows = self.run(name, **parameters).fetchall()
         return rows[0] if rows else None
 
+    def only(self, name: str, /, **parameters: Any) -> tuple[Any, ...]:
+        """Execute an SQL file that has exactly one row, and fetch it."""
+        row = self.one(name, **parameters)
+        assert row is not None, f"{name} has exactly one row"
+        return row
+
     def frame(self, name: str, /, **parameters: Any) -> pl.DataFrame:
         """Execute an SQL file and fetch its rows."""
         return sql.frame(self.con, sql.load(name), parameters)

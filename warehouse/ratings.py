@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar, Literal, get_args
 
-from warehouse.content import BadRow, canonical_json
+from warehouse.content import BadRow, canonical_json, says_something
 from warehouse.preferences import PAIR_BEGINS, build_pair
 
 RAW_CHARACTERS = 500
@@ -43,7 +43,7 @@ class RatingSettings:
 
 @dataclass
 class _Rated:
-    """A response of a prompt with the ratings of all rows that have it, and the first of these rows."""
+    """A response of a prompt with the ratings of all rows that have it, and where the first of these rows stands."""
 
     response: Any
     source: str | None
@@ -53,9 +53,10 @@ class _Rated:
     raw: str
     ratings: list[float] = field(default_factory=list)
 
-    def add(self, rating: float, source: str | None, extra: str | None) -> None:
-        """Take in another row with this response; which source and which other columns count depends on no order."""
+    def add(self, rating: float, source: str | None, extra: str | None, raw: str) -> None:
+        """Take in a row with this response; which source, which other columns and which text count depends on no order."""
         self.ratings.append(rating)
+        self.raw = min(self.raw, raw)
         self.source, self.extra = min(
             (self.source, self.extra), (source, extra), key=lambda pair: [(one is None, one or "") for one in pair]
         )
@@ -98,7 +99,7 @@ class RatedResponses:
         """Take a response in.
 
         Raises:
-            BadRow: the row is a pair already, or a conversation that does not end with a response.
+            BadRow: the row is a pair already, or a conversation that does not end with a response, or with an empty one.
         """
         if content.startswith(PAIR_BEGINS):
             raise BadRow("wrong type", "a pair of responses, where a rated response is expected")
@@ -107,12 +108,15 @@ class RatedResponses:
             *prompt, last = whole["messages"]
             if last["role"] != "assistant" or not prompt:
                 raise BadRow("no assistant turn", "expected a conversation that ends with the rated response")
+            if not says_something(last):
+                raise BadRow("empty response")
             asked, response = {"prompt": prompt, "tools": whole.get("tools")}, [last]
         else:
             asked, response = {"prompt": whole["prompt"], "tools": None}, whole["response"]
         of_prompt = self._by_prompt.setdefault(canonical_json(asked), {})
-        one = of_prompt.setdefault(canonical_json(response), _Rated(response, source, extra, file, line, raw[:RAW_CHARACTERS]))
-        one.add(rating, source, extra)
+        raw = raw[:RAW_CHARACTERS]
+        one = of_prompt.setdefault(canonical_json(response), _Rated(response, source, extra, file, line, raw))
+        one.add(rating, source, extra, raw)
 
     def pairs(self) -> Iterator[tuple[str, str | None, str, str, int]]:
         """Yield (content, source, extra, file, line) of every pair; source, file and line are those of the chosen response.

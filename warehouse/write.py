@@ -229,10 +229,11 @@ def write_held_out(warehouse: Warehouse, ids: ValueIdentities, tokenization_id: 
         whether anything was written.
     """
     scoring_id = ids.scoring_id(tokenization_id)
-    if warehouse.pointer("held_out") == scoring_id:
+    is_stored = warehouse.one("values/get_scoring_settings", scoring_id=scoring_id) is not None  # pruned with the scoring it belonged to
+    if is_stored and warehouse.pointer("held_out") == scoring_id:
         return False
     with warehouse.transaction():
-        if warehouse.one("values/get_scoring_settings", scoring_id=scoring_id) is None:
+        if not is_stored:
             _insert_scoring(warehouse, scoring_id, ids, tokenization_id, settings, run_id)
         warehouse.point("held_out", scoring_id)
     return True

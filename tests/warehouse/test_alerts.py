@@ -59,6 +59,20 @@ def test_missing_values_and_bad_rows_are_counted(tmp_path):
     assert found["bad_rows", "data.train"].fired
 
 
+def test_an_unusable_example_counts_as_often_as_its_row_stands_in_the_data(tmp_path):
+    found = figures(
+        make(tmp_path / "wh"), EVERYTHING,
+        "UPDATE record.snapshot_examples SET multiplicity = 3 WHERE example_id = 'id:e4'",
+        "UPDATE record.snapshots SET num_rows = 9, num_rejected = 2 WHERE snapshot_id = 'snap'",
+    )  # fmt: skip
+    assert found["bad_rows", "data.train"].figure == pytest.approx((2 + 3) / 9)
+
+
+def test_a_policy_that_is_no_longer_made_has_no_current_mask_and_raises_no_alert(tmp_path):
+    found = figures(make(tmp_path / "wh"), EVERYTHING, "UPDATE record.masks SET num_kept = 3 WHERE mask_id = 'm0'")  # of an old scoring
+    assert {one.what.split(",")[0] for one in found.values() if one.rule == "kept_share"} == {"policy default", "policy random"}
+
+
 SHARED = (
     "UPDATE record.masks SET rows_id = 'rows of m1' WHERE mask_id = 'm1'",
     "UPDATE record.mask_values SET mask_id = 'rows of m1' WHERE mask_id = 'm1'",

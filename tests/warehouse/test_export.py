@@ -308,6 +308,8 @@ def test_trls_dpo_trainer_with_the_recipe_learns_from_the_kept_tokens_of_both_br
     done = pairs(world).release().export("trl-dpo", tmp_path / "out")
     rows = loaded(done, "parquet")
     assert len(rows) == done.manifest["counts"]["num_rows"] == 6  # two of the four come twice
+    of_both = world.export("parquet", tmp_path / "parquet").manifest["counts"]
+    assert (of_both["num_examples"], of_both["num_sequences"]) == (done.manifest["counts"]["num_examples"], 8) == (4, 8)
     collator = _Counting(recipe.MaskedPreferenceCollator(0, "masked_margin"))
     args = trl_arguments(DPOConfig, tmp_path / "trl", 2, 3, precompute_ref_log_probs=has_reference)
     model = tiny_model(tokenizer[0].get_vocab_size())

@@ -199,7 +199,7 @@ def damage(path, how):
 
 @pytest.mark.parametrize("how", ["overwritten", "cut", "emptied", "flipped", "flipped inside"])
 def test_a_damaged_live_file_is_told_and_the_advice_brings_it_back(tmp_path, how):
-    folder = written.make(tmp_path / "it's a warehouse")
+    folder = written.make(tmp_path / "it's a locked warehouse")  # words of messages that a path may have
     damage(folder / DATABASE, how)
     with pytest.raises(DamagedDatabaseError, match=r"alphatoken\.duckdb is damaged: .*The last release is a whole copy: ") as caught:
         read_all(folder)

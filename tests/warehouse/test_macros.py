@@ -70,3 +70,9 @@ def test_near_values_of_few_bits_have_keys_of_their_own(compute):
     values = [1 + i / 4096 for i in range(64)]
     assert len({compute("record.rank_key($x::FLOAT)", x=x) for x in values}) == 64
     assert compute("record.rank_key(NULL::FLOAT)") is None
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.none() | st.lists(st.none() | st.floats(-9, 9, width=32), max_size=6))
+def test_values_are_counted_without_those_that_are_none(compute, values):
+    assert (compute("record.num_values($values::FLOAT[])", values=values) or 0) == sum(one is not None for one in values or [])

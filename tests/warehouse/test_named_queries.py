@@ -1,5 +1,6 @@
 """Laws of warehouse/named_queries.py and sql/queries: each query on a small written-out warehouse with rows counted by hand."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import warehouse as package
 from tests.warehouse import written
 from tests.warehouse.ids import short
 from warehouse import named_queries
+from warehouse.connect import Warehouse
+from warehouse.release import write_release
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,6 +153,19 @@ def test_queries_read_only_what_is_current_or_asked_for(reader):
     assert reader.named("scoring_drift", scoring_before="o", scoring_after="old")["mean_change"].to_list() == [0.0] * 7
     same = reader.named("scoring_drift", scoring_before="new", scoring_after="current")
     assert same["num_tokens"].to_list() == [9] + [10] * 6
+
+
+def test_the_scoring_of_the_validation_set_is_no_earlier_state_of_the_training_data(tmp_path, reader):
+    settings = json.dumps({"held_out_of": "new"})
+    folder = written.make(tmp_path / "wh")
+    with Warehouse(folder) as warehouse:
+        warehouse.con.execute(
+            "INSERT INTO record.scorings VALUES ('held', 'tok', 'H', 'S', 'G', 'R', ?, 'run1', TIMESTAMP '2026-03-01')", [settings]
+        )
+        warehouse.con.execute("INSERT INTO record.pointers VALUES ('held_out', 'held')")
+    write_release(folder, 1)
+    with package.open(folder) as beside:
+        assert beside.named("scoring_drift").rows() == reader.named("scoring_drift").rows() != []
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,22 @@ def test_a_tiny_weight_changes_no_order_within_a_response(warehouse, normalizati
     assert kept == {name: [v == max(values) for v in values] for name, values in VALUES.items()}
 
 
+@pytest.mark.parametrize("soft", ["rank", "score"])
+def test_a_branch_that_is_kept_whole_has_full_weights_beside_one_with_soft_weights(warehouse, soft):
+    mask_of(warehouse, soft=soft, branches={"rejected": BranchSettings(select="all")})
+    mask_id = warehouse.pointer("mask:policy")
+    assert warehouse.run("stream/check_weights", mask_id=mask_id).fetchall() == []
+    weights = short(
+        dict(
+            warehouse.con.execute(
+                "SELECT record.hex_id(sequence_id), weight FROM record.mask_values WHERE mask_id = ?", [mask_id]
+            ).fetchall()
+        )
+    )
+    assert weights["bad"] == weights["worse"] == [1.0, 1.0, 1.0]
+    assert any(weight not in (0, 1) for weight in weights["good"] + weights["fine"]) or soft == "score"
+
+
 def mean_omega_at(name, beta):
     of_pairs = [omega(chosen, rejected, beta) for _, chosen, rejected in PAIRS if name in (chosen, rejected)]
     return sum(of_pairs) / len(of_pairs)

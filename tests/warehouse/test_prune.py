@@ -205,6 +205,19 @@ def test_what_an_interrupted_run_left_stays_until_it_is_asked_for(folder):
     assert list((folder / "work").iterdir()) == []
 
 
+@pytest.mark.parametrize(("of", "stay"), [("new", True), ("old", False)])
+def test_the_directions_of_folds_stay_as_long_as_the_scoring_they_belong_to(folder, of, stay):
+    told = json.dumps({"held_out_of": of, "folds": [{"digest": "d9"}, {"digest": "d8"}]})
+    with Warehouse(folder) as warehouse:
+        warehouse.con.execute(
+            "INSERT INTO record.scorings VALUES ('held', 'tok', 'H', 'S', 'G', 'R', ?, 'run1', TIMESTAMP '2026-01-01')", [told]
+        )
+    pruned(folder, PruneRules(keep_last=1, unfinished=stay, policies=CONFIGURED))
+    assert ("k9" in ids(folder, "artifacts", "artifact_key")) == stay
+    assert ("adapt-d9.x" in artifact_files(folder)) == stay
+    assert ("held" in ids(folder, "scorings", "scoring_id")) == stay
+
+
 def test_receipts_stand_for_what_is_left(folder):
     pruned(folder)
     with Warehouse(folder) as warehouse:

@@ -7,6 +7,7 @@ import pytest
 
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.ratings import RatingSettings
+from warehouse.write import snapshot_identity
 
 ROWS = [
     {"prompt": "p", "response": "bad", "rating": 1, "source": "a", "note": 7},
@@ -67,12 +68,23 @@ def test_prompts_without_a_pair_and_rows_without_a_rating_are_set_aside(tmp_path
     assert "rated alike" in told[6]
 
 
+def test_an_empty_rated_response_is_set_aside_with_its_line(tmp_path):
+    asked = {"role": "user", "content": "hi"}
+    chats = [
+        {"messages": [asked, {"role": "assistant", "content": text}], "rating": rating} for text, rating in (("yes", 5), ("", 1), ("no", 2))
+    ]
+    got = read(tmp_path, chats)
+    assert got.rejected.select("line", "reason").rows() == [(2, "empty response")]
+    assert len(got.examples) == 1
+
+
 @pytest.mark.parametrize("how", ["best_worst", "best_rest", "all"])
 def test_the_order_of_rows_changes_nothing(tmp_path, how):
-    first = read(tmp_path, ROWS, pairs=how).examples.drop("file", "line")
+    data = [*ROWS, {"prompt": "q", "response": "only", "rating": 1, "note": "of the same response"}]
+    first = snapshot_identity(read(tmp_path, data, pairs=how))
     for seed in range(4):
-        shuffled = random.Random(seed).sample(ROWS, len(ROWS))
-        assert read(tmp_path, shuffled, pairs=how).examples.drop("file", "line").equals(first)
+        shuffled = random.Random(seed).sample(data, len(data))
+        assert snapshot_identity(read(tmp_path, shuffled, pairs=how)) == first
 
 
 def test_conversations_are_rated_by_their_last_turn(tmp_path):

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from tests.warehouse import written
 from tests.warehouse.ids import filled, full, short
 from warehouse import runs
 from warehouse.connect import Warehouse
@@ -20,6 +21,7 @@ from warehouse.write import (
     commit_shard,
     sequence_identity,
     snapshot_identity,
+    write_held_out,
     write_scoring,
     write_sequences,
     write_snapshot,
@@ -296,6 +298,15 @@ def test_a_scoring_becomes_current_once(warehouse):
     assert counts(warehouse) == {"scorings": 1, "pointers": 3}
 
 
+def test_values_of_the_validation_set_whose_scoring_was_pruned_are_told_anew(warehouse):
+    held = ValueIdentities("H", "S", "G", "R")
+    assert write_held_out(warehouse, held, "tok", {"held_out_of": "x"}, "run1")
+    assert not write_held_out(warehouse, held, "tok", {"held_out_of": "x"}, "run2")
+    warehouse.con.execute("DELETE FROM record.scorings").fetchall()
+    assert write_held_out(warehouse, held, "tok", {"held_out_of": "x"}, "run3")
+    assert counts(warehouse) == {"scorings": 1, "pointers": 1}
+
+
 def test_a_new_alignment_is_noted_with_the_scoring_and_changes_nothing_else(warehouse):
     said = {"z": 1, "stability_alignment": {"scope": 0.5}}
     write_scoring(warehouse, IDS, "tok", "snap", said, "run1")
@@ -467,6 +478,17 @@ def test_token_values_all_has_the_other_scorings_and_the_deleted_examples_too(va
     ]
 
 
+def test_an_example_whose_last_source_is_none_has_none_among_all_scorings(tmp_path):
+    folder = written.make(tmp_path / "wh")
+    with Warehouse(folder) as warehouse:
+        of_e1 = filled("SELECT DISTINCT source FROM token_values_all WHERE example_id = 'id:e1'")
+        assert query(warehouse, of_e1) == [("a",)]
+        warehouse.con.execute(
+            filled("UPDATE record.snapshot_examples SET source = NULL WHERE snapshot_id = 'snap' AND example_id = 'id:e1'")
+        )
+        assert query(warehouse, of_e1) == [(None,)]  # not the b of the snapshot before
+
+
 def test_example_values_are_sums_of_values_and_means_of_signals_over_the_tokens_that_have_them(valued):
     one = ("sft", 2, 3.0, 1.0, 2.0, 1.5, 0.25, 1.25, 1.0, 2.0, 3.0, 0.5, None, None)
     assert short(query(valued, "SELECT * EXCLUDE (scoring_id, sequence_id, source) FROM example_values ORDER BY example_id")) == [
@@ -507,7 +529,7 @@ def test_token_masks_show_the_current_masks_of_the_current_scoring(valued):
         ("m", "default", "e3", "s2", "sft", 1, True, 1.0),
     ]
     assert query(valued, "SELECT mask_id, is_current, kept_share FROM masks ORDER BY ALL") == [
-        ("m", True, 0.75), ("m-old", False, 1.0), ("m2", True, None),
+        ("m", True, 0.75), ("m-old", False, 1.0), ("m2", False, None),
     ]  # fmt: skip
 
 

@@ -2,6 +2,4 @@
 SELECT policy
 FROM masks
 WHERE is_current
-  AND scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')
-  AND snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
 ORDER BY policy

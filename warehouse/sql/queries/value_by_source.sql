@@ -17,24 +17,25 @@ scoring AS (
 ),
 adapt AS (
     SELECT
-        sequence_id, len(direct) AS num_tokens, list_sum(direct) AS direct, list_count(direct) AS num_direct,
-        list_sum(causal) AS causal, list_count(causal) AS num_causal, len(list_filter(direct, lambda x: x > 0)) AS num_helpful
+        sequence_id, len(direct) AS num_tokens, list_sum(direct) AS direct, record.num_values(direct) AS num_direct,
+        list_sum(causal) AS causal, record.num_values(causal) AS num_causal, len(list_filter(direct, lambda x: x > 0)) AS num_helpful
     FROM record.direction_values
     WHERE values_id = (SELECT adapt_values_id FROM scoring)
 ),
 stab AS (
     SELECT
-        sequence_id, list_sum(direct) AS direct, list_count(direct) AS num_direct, list_sum(causal) AS causal, list_count(causal) AS num_causal
+        sequence_id, list_sum(direct) AS direct, record.num_values(direct) AS num_direct, list_sum(causal) AS causal,
+        record.num_values(causal) AS num_causal
     FROM record.direction_values
     WHERE values_id = (SELECT stab_values_id FROM scoring)
 ),
 signals AS (
-    SELECT sequence_id, list_sum(loss) AS loss, list_count(loss) AS num_loss
+    SELECT sequence_id, list_sum(loss) AS loss, record.num_values(loss) AS num_loss
     FROM record.signal_values
     WHERE signals_id = (SELECT signals_id FROM scoring)
 ),
 ref_signals AS (
-    SELECT sequence_id, list_sum(loss) AS loss, list_count(loss) AS num_loss
+    SELECT sequence_id, list_sum(loss) AS loss, record.num_values(loss) AS num_loss
     FROM record.signal_values
     WHERE signals_id = (SELECT ref_signals_id FROM scoring)
 )

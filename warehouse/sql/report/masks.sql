@@ -2,6 +2,4 @@
 SELECT policy, mask_id, settings, num_tokens, num_kept, kept_share
 FROM masks
 WHERE is_current
-  AND scoring_id = (SELECT value FROM record.pointers WHERE name = 'scoring')
-  AND snapshot_id = (SELECT value FROM record.pointers WHERE name = 'snapshot')
 ORDER BY policy

@@ -2,6 +2,7 @@
 SELECT
     count(links.sequence_id) AS num_sequences,
     count(DISTINCT links.example_id) FILTER (links.sequence_id IS NULL) AS num_rejected,
+    coalesce(sum(members.multiplicity) FILTER (links.sequence_id IS NULL), 0)::BIGINT AS num_rejected_rows,
     coalesce(sum(len(sequences.token_ids)), 0)::BIGINT AS num_tokens,
     coalesce(sum(len(sequences.response_positions)), 0)::BIGINT AS num_response_tokens,
     count(*) FILTER (links.num_prompt_tokens_cut > 0) AS num_prompts_cut,

@@ -19,7 +19,7 @@ JOIN record.signal_values AS signals ON signals.signals_id = scorings.signals_id
 JOIN record.signal_values AS ref_signals
     ON ref_signals.signals_id = scorings.ref_signals_id AND ref_signals.sequence_id = links.sequence_id
 LEFT JOIN (
-    SELECT members.example_id, arg_max(members.source, snapshots.created_at) AS source
+    SELECT members.example_id, arg_max_null(members.source, snapshots.created_at) AS source
     FROM record.snapshot_examples AS members
     JOIN record.snapshots AS snapshots ON snapshots.snapshot_id = members.snapshot_id AND snapshots.role = 'train'
     GROUP BY members.example_id
