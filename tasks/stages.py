@@ -20,6 +20,7 @@ from tasks.progress import Progress
 from tasks.runs import Run
 from tasks.tokenizing import tokenized_rows
 from warehouse import policies, write
+from warehouse.holds import hold_until_checked
 from warehouse.ingest import SourceSettings, read_examples
 from warehouse.release import write_release
 
@@ -140,6 +141,7 @@ def score(run: Run, setup: directions.ScoringSetup, snapshot_id: str, tokenizati
         compares = run.config.keeps_auto and warehouse.one("ingest/get_kind", snapshot_id=snapshot_id, role="train") != ("preference",)
         for sequence_ids, of_fold in held_out.setups(setup) if compares else ():
             counts += scoring.score(warehouse, run, of_fold, validation_id, tokenization_id, artifact, sequence_ids)
+        hold_until_checked(warehouse, setup.ids.scoring_id(tokenization_id), snapshot_id)
         write.write_scoring(warehouse, setup.ids, tokenization_id, snapshot_id, setup.described, run.run_id, validation_id=validation_id)
         if compares:
             told = {"held_out_of": setup.ids.scoring_id(tokenization_id), "folds": [fold.made for fold in setup.folds]}

@@ -46,6 +46,25 @@ def test_a_drifted_update_fails_and_readers_keep_the_release_before_until_it_is_
     assert project.sql("SELECT count(*) FROM trainings") == [(1,)]
 
 
+def test_what_a_run_leaves_that_dies_before_its_masks_is_released_by_no_training(valued, monkeypatch):
+    project = Project(valued.folder)
+    before, rows = current_release(project.warehouse), project.train_rows()
+    drifted(project)
+    with monkeypatch.context() as dying:
+        dying.setattr("warehouse.policies.write_mask", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            project.value(*STRICT)
+    assert "had compared them with this release" in held(project.warehouse)
+    assert project.train("training.max_steps=1").trained
+    assert current_release(project.warehouse) == before
+    with pytest.raises(DataAlertError, match="added_psi of loss"):  # and the data are still compared with that release
+        project.value(*STRICT)
+
+    write_rows(project.folder / "train.jsonl", rows)
+    assert project.value(*STRICT).wrote_release
+    assert held(project.warehouse) is None
+
+
 def test_a_drifted_update_that_only_warns_is_released_and_noted(valued, told):
     project = Project(valued.folder)
     drifted(project)
