@@ -66,6 +66,7 @@ def bench_ingest(bench: Bench) -> dict[str, Case]:
     path, num_examples = bench.folder / "data.jsonl", min(bench.num_examples, _MOST_EXAMPLES)
     write_jsonl(path, num_examples)
     for repeat in bench.rounds(read):
+        shutil.rmtree(bench.folder / f"ingest-{repeat}", ignore_errors=True)  # of an earlier bench: what is there is not stored again
         found = read.ours(read_examples, SourceSettings(path=str(path)), bench.folder)
         with Warehouse(bench.folder / f"ingest-{repeat}") as warehouse:
             write.ours(write_snapshot, warehouse, "train", found, "run")
@@ -80,6 +81,8 @@ def bench_ingest(bench: Bench) -> dict[str, Case]:
 def bench_commit(bench: Bench) -> dict[str, Case]:
     """Commit sequences and seven columns of values, shard by shard, one transaction each."""
     sequences, values, examples, num_tokens = Case(), Case(), [], 0
+    shutil.rmtree(bench.folder / "warehouse", ignore_errors=True)
+    (bench.folder / "raw.duckdb").unlink(missing_ok=True)
     with bench.warehouse() as warehouse, bench.raw() as raw:
         for shard in shards(bench.num_tokens):
             sequences.ours(write_sequences, warehouse, "tokens", "tokenizer", {}, shard.sequences, "run")

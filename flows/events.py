@@ -17,9 +17,6 @@ RELEASE_WRITTEN = "alphatoken.release.written"
 DATA_CHANGED = "alphatoken.data.changed"
 DATA_ALERT = "alphatoken.data.alert"
 
-_ANNOUNCED = "announced"
-"""File of a release whose event the server has, so that a run killed before that is made up for by the next one."""
-
 
 def resource_of(folder: Path) -> dict[str, str]:
     """Name a warehouse for Prefect: the same folder is always the same resource."""
@@ -34,22 +31,10 @@ def announce_release(folder: Path) -> bool:
         whether it was told now.
     """
     release = current_release(folder)
-    mark = release.folder / _ANNOUNCED
-    if mark.is_file() or not emit(RELEASE_WRITTEN, folder, {"release_id": release.release_id}):
+    if release.announced.is_file() or not emit(RELEASE_WRITTEN, folder, {"release_id": release.release_id}):
         return False
-    mark.touch()
+    release.announced.touch()
     return True
-
-
-def inherit_announcement(folder: Path, earlier: Path) -> None:
-    """Note that the current release brings nothing to train on: it holds a training's result, beside what an announced release held.
-
-    Args:
-        folder: the warehouse.
-        earlier: folder of the release that was trained on.
-    """
-    if (earlier / _ANNOUNCED).is_file():
-        (current_release(folder).folder / _ANNOUNCED).touch()
 
 
 def emit(event: str, folder: Path, payload: dict[str, Any]) -> bool:

@@ -75,7 +75,7 @@ def prune_warehouse(
         summary = PruneSummary(str(folder), plan, {path.name: size_of(path) for path in releases}, apply, before, before)
         if apply:
             pruning.prune_old_releases(run)  # first what needs no room, for a disk that is full
-            with noted(run) as counts:
+            with noted(run, brings_data=False) as counts:
                 counts["prune"] = {gone.kind: gone.number for gone in (*plan.rows, *plan.files)}
                 pruning.prune(run, rules)
             pruning.prune_old_releases(run)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
+from flows.value_tokens import noted
 from tasks import stages
 from tasks.runs import Run
 from tasks.settings import load
@@ -30,9 +31,11 @@ def self_test(config_path: str, overrides: Sequence[str] = ()) -> "list[Check]":
     """
     run = Run.begin("self_test", load(Path(config_path), overrides))
     data = run.config.data
-    with writer_lock(run.config.warehouse_folder, run.config.warehouse.lock_timeout_s, "self_test"):
+    with writer_lock(run.config.warehouse_folder, run.config.warehouse.lock_timeout_s, "self_test"), noted(run, releases=False) as counts:
         train, validation = stages.ingest(run, "train", data.train), stages.ingest(run, "validation", data.validation)
         tokenized = stages.tokenize(run, train, data.train)
         stages.tokenize(run, validation, data.validation)
         setup = stages.prepare_directions(run, train.snapshot_id, validation.snapshot_id, False)
-        return stages.check_engine(run, setup, train.snapshot_id, tokenized.tokenization_id)
+        checks = stages.check_engine(run, setup, train.snapshot_id, tokenized.tokenization_id)
+        counts["checks"] = {"num_passed": sum(c.passed for c in checks), "num_failed": sum(not c.passed for c in checks)}
+        return checks

@@ -6,13 +6,11 @@ from pathlib import Path
 from prefect import flow
 
 from flows.artifacts import show_training
-from flows.events import inherit_announcement
 from tasks import training
 from tasks.progress import Progress
 from tasks.runs import Run
 from tasks.settings import load
 from tasks.stages import train
-from warehouse.release import current_release
 
 
 @flow(name="train_masked", persist_result=False)
@@ -28,11 +26,8 @@ def train_masked(config_path: str, overrides: Sequence[str] = (), policy: str | 
         what was trained, or what was there already.
     """
     run = Run.begin("train_masked", load(Path(config_path), overrides))
-    read_from = current_release(run.config.warehouse_folder).folder
     with Progress() as progress:
         receipt = train(run, policy or run.config.training.policy, progress.steps)
-    if receipt.trained:
-        inherit_announcement(run.config.warehouse_folder, read_from)
     show_training(run, receipt)
     return receipt
 

@@ -168,11 +168,12 @@ def close_interrupted(config: Configuration) -> None:
 class noted:  # ruff: ignore[invalid-class-name] - used as a statement
     """Notes how a run ended, if it wrote anything, and then writes the release.
 
-    A failed run is noted with its error. What it had committed stays, and is released by the next run that completes.
+    A failed run is noted with its error. What it had committed stays, and is released by the next run that completes; so is what a run
+    wrote that is told to release nothing.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, *, releases: bool = True, brings_data: bool = True) -> None:
+        self._run, self._releases, self._brings_data = run, releases, brings_data
         self._counts: dict[str, Any] = {}
 
     def __enter__(self) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class noted:  # ruff: ignore[invalid-class-name] - used as a statement
             if error is None:
                 raise
             logger.warning("how this run ended could not be noted (%s); the next run marks it as interrupted", second)
-        if error is None:
-            self._counts["release"] = stages.release(self._run)
-        else:
+        if error is None and self._releases:
+            self._counts["release"] = stages.release(self._run, brings_data=self._brings_data)
+        elif error is not None:
             show_failure(self._run, error, self._counts)

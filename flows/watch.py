@@ -1,5 +1,6 @@
 """Looks at the data files of a configuration, and sends an event when one changed: Prefect has no sensor for files."""
 
+import logging
 import threading
 from collections.abc import Callable
 from glob import escape, glob
@@ -10,14 +11,16 @@ from tasks.settings import Configuration
 from warehouse.ingest import SourceSettings
 from warehouse.readers import entries
 
+logger = logging.getLogger("alphatoken")
+
 Look = tuple[tuple[str, int, int], ...]
 """Path, bytes and time of change (ns) of every data file, in order."""
 
 
 def look(config: Configuration) -> Look:
-    """Note what the files of the training, validation and evaluation data are at this moment; names of the hub have none."""
+    """Note what the files of all data sets and of the retention text are at this moment; names of the hub have none."""
     data = config.data
-    sources = [one for one in (data.train, data.validation, data.evaluation) if one is not None]
+    sources = [one for one in (data.train, data.validation, data.evaluation, data.retention) if one is not None]
     found = []
     for path in sorted({path for source in sources for path in _files(source, config.base)}):
         try:
@@ -43,8 +46,24 @@ def _files(source: SourceSettings, base: Path) -> list[Path]:
     return files
 
 
+def _try_to_look(config: Configuration, *, warns: bool) -> Look | None:
+    """Look, or say once in a row of failures why that was not possible.
+
+    Returns:
+        what was found; None when looking failed.
+    """
+    try:
+        return look(config)
+    except OSError as error:
+        if warns:
+            logger.warning("the data files could not be looked at (%s); looking again until it is possible", error)
+        return None
+
+
 def watch(config: Configuration, every_s: float, stop: threading.Event, tell: Callable[[Look], object] | None = None) -> None:
     """Look until stopped; tell of a change when two looks found the files the same, so that none is half written.
+
+    A look that fails, as while a folder is being replaced or a network disk is away, is as good as none: the next one may succeed.
 
     Args:
         config: the configuration.
@@ -52,10 +71,10 @@ def watch(config: Configuration, every_s: float, stop: threading.Event, tell: Ca
         stop: ends it.
         tell: called with what was found; sends the event when absent.
     """
-    told = last = look(config)
+    told = last = _try_to_look(config, warns=True)
     while not stop.wait(every_s):
-        found = look(config)
-        if found == last and found != told:
+        found = _try_to_look(config, warns=last is not None)
+        if found is not None and found == last != told:
             told = found
             if tell is not None:
                 tell(found)

@@ -207,7 +207,8 @@ class ScoringSettings:
     Attributes:
         estimator: `exact`, the position × loss matrix of DESIGN 3.2, or `value_propagation`, the paper's released form (DESIGN 3.3).
         dtype: numbers the scoring pass computes in; values are stored in float32. Directions are always made in float32.
-        batch_tokens: tokens of one batch, padding counted; halved when memory runs out.
+        batch_tokens: tokens of one batch, padding counted; halved when memory runs out. Lower it where the operating system kills the run:
+            the next one plans what is left anew, in smaller batches.
         part_tokens: tokens of one part, the file that a killed run keeps: about a minute of work.
         scope_exclude: patterns of parameter names (`*` wildcards) that no direction covers.
         low_rank: value against low-rank forms of the directions; null = against the directions themselves.

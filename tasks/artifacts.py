@@ -78,13 +78,15 @@ class Artifacts:
 
 
 def _settle(fresh: Path, path: Path) -> None:
-    """Move a finished artefact to the name of its content, on disk before the warehouse names it; the same content may be there already."""
-    if path.is_dir():
-        shutil.rmtree(fresh)
-    else:
-        durable.sync_tree(fresh)
-        fresh.replace(path)
-        durable.sync(path.parent)
+    """Move a finished artefact to the name of its content, on disk before the warehouse names it; what has that name goes, as it may be damaged."""
+    durable.sync_tree(fresh)
+    replaced = path.with_name(f".{path.name}-replaced")
+    shutil.rmtree(replaced, ignore_errors=True)  # what a killed run left
+    if path.is_dir():  # a folder cannot be moved over another
+        path.rename(replaced)
+    fresh.replace(path)
+    durable.sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def saved(tensors: "dict[str, Tensor]", details: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:

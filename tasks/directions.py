@@ -88,7 +88,7 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
         the setup.
 
     Raises:
-        ValueError: no validation example is usable.
+        ValueError: no validation example is usable, or the warm-up on disk is not the one that was made.
     """
     config = run.config
     tokenization = identities.tokenization(warehouse, config)
@@ -155,7 +155,14 @@ def prepare(warehouse: Warehouse, run: Run, snapshot_id: str, validation_id: str
 def _models(
     artifacts: Artifacts, warehouse: Warehouse, run: Run, tokenization_id: str, training: Callable[[], Snapshot], report: Report,
 ) -> Models:  # fmt: skip
-    """Find the reference and the scoring model: the given one, the reference itself, or a warm-up that is made where it is missing."""
+    """Find the reference and the scoring model: the given one, the reference itself, or a warm-up that is made where it is missing.
+
+    Returns:
+        both, with their digests.
+
+    Raises:
+        ValueError: the warm-up on disk is not the one that was made.
+    """
     config = run.config
     reference = identities.reference_folder(config)
     check_weights(reference)
@@ -172,13 +179,19 @@ def _models(
         return Models(reference, reference_digest, given, identities.scoring_digest(warehouse, given, reference_digest))
     if config.scoring.warmup.steps == 0:
         return Models(reference, reference_digest, reference, reference_digest)
-    _, scoring, _ = artifacts.get(
+    pinned, scoring, _ = artifacts.get(
         "warmup",
         identities.warmup_key(config, reference_digest, tokenization_id),
         dataclasses.asdict(config.scoring.warmup),
         lambda path: warm_up(run, reference, reference_digest, training().to_imitate, path, report),
     )
-    return Models(reference, reference_digest, scoring, identities.scoring_digest(warehouse, scoring, reference_digest))
+    found = identities.scoring_digest(warehouse, scoring, reference_digest)
+    if found != pinned:
+        raise ValueError(
+            f"{scoring} is not the warm-up that was pinned: the digest of its files is {found}, expected {pinned}; it was changed or damaged. "
+            "Put the files back, or remake it with --refresh-scoring"
+        )
+    return Models(reference, reference_digest, scoring, found)
 
 
 def _stability(

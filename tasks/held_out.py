@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import identities
+from tasks import identities, propagation
 from tasks.adaptation import low_rank_form, make_adaptation
+from tasks.artifacts import saved
 from tasks.sequences import Sequence_, Snapshot
 
 if TYPE_CHECKING:
@@ -57,15 +58,19 @@ def make_folds(
     config = run.config
     if not config.needs_folds or validation.pairs:
         return ()
+    by_propagation = config.scoring.estimator == "value_propagation"
     folds = []
     for members in identities.folds(one[0] for one in validation.sequences):
         rest = Snapshot([row for row in validation.rows if row[2] not in members])
         key = identities.adapt_key(config, models.scoring_digest, rest.as_objective(config.preference.beta, models.reference_digest))
 
         def make(path: Path, rest: Snapshot = rest) -> tuple[str, dict[str, Any]]:
+            if by_propagation:
+                return propagation.make_adaptation(config, models, rest, path, saved)
             return make_adaptation(run, models, rest, path)
 
-        digest_, dense, details = artifacts.get("held_out", key, dataclasses.asdict(config.scoring.adaptation), make)
+        settings = dataclasses.asdict(config.scoring.propagation if by_propagation else config.scoring.adaptation)
+        digest_, dense, details = artifacts.get("held_out", key, settings, make)
         made = {"digest": digest_, **details}
         folds.append(Fold(members, low_rank_form(artifacts, run, models, "held_out", dense, made, training), made))
     return tuple(folds)

@@ -159,12 +159,6 @@ def token_fisher_key(config: Configuration, reference_digest: str, tokenization_
     )
 
 
-def propagation_adapt_key(config: Configuration, scoring_digest: str, validation: Iterable[str]) -> str:
-    """Identify G of `value_propagation`: the scoring model, the `objective` of the validation set, the last blocks."""
-    scope = [config.scoring.propagation.last_blocks, sorted(config.scoring.scope_exclude)]
-    return digest("propagation_adapt", scoring_digest, sorted(set(validation)), scope, CODE_VERSIONS["directions"])
-
-
 def propagation_stab_key(token_fisher_digest: str, scoring_digest: str, reference_digest: str) -> str:
     """Identify V of `value_propagation`: its Fisher and the drift."""
     return digest("propagation_stab", token_fisher_digest, scoring_digest, reference_digest, CODE_VERSIONS["directions"])
@@ -205,7 +199,10 @@ def objective(links: Iterable[Link], beta: float, reference_digest: str) -> list
 
 
 def adapt_key(config: Configuration, scoring_digest: str, validation: Iterable[str]) -> str:
-    """Identify D_A: the scoring model, the `objective` of the validation set, scope and scaling."""
+    """Identify D_A: the scoring model, the `objective` of the validation set, scope and scaling; G of `value_propagation`: the last blocks."""
+    if config.scoring.estimator == "value_propagation":
+        scope = [config.scoring.propagation.last_blocks, sorted(config.scoring.scope_exclude)]
+        return digest("propagation_adapt", scoring_digest, sorted(set(validation)), scope, CODE_VERSIONS["directions"])
     how = [sorted(config.scoring.scope_exclude), sorted(config.scoring.adaptation.scope_exclude), config.scoring.adaptation.scaling]
     return digest("adapt", scoring_digest, sorted(set(validation)), how, CODE_VERSIONS["directions"])
 

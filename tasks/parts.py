@@ -6,6 +6,7 @@ renamed to its final name when it is on disk, and the name carries its checksum,
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,12 +32,14 @@ class Plan:
         model: which model runs: scoring or reference.
         groups: groups of values it computes, and under which identity.
         parts: sequence ids by part and batch.
+        batch_tokens: tokens of one batch at most, padding counted, unless a single sequence is longer.
     """
 
     folder: Path
     model: str
     groups: Mapping[str, str]
     parts: list[list[list[str]]]
+    batch_tokens: float
 
     def sequence_ids(self, first_part: int = 0) -> set[str]:
         """Return the sequences of the parts from a given one on."""
@@ -44,8 +47,9 @@ class Plan:
 
 
 def make_plan(
-    work: Path, model: str, groups: Mapping[str, str], batches: list[list[str]], num_tokens: Mapping[str, int], part_tokens: int
-) -> Plan:
+    work: Path, model: str, groups: Mapping[str, str], batches: list[list[str]], num_tokens: Mapping[str, int], part_tokens: int,
+    batch_tokens: int,
+) -> Plan:  # fmt: skip
     """Group batches into parts and store the plan.
 
     Args:
@@ -55,6 +59,7 @@ def make_plan(
         batches: sequence ids of each batch.
         num_tokens: length of each sequence.
         part_tokens: tokens of a part at least, before the next begins.
+        batch_tokens: what the batches were planned for.
 
     Returns:
         the stored plan.
@@ -67,9 +72,9 @@ def make_plan(
             size = 0
         parts[-1].append(batch)
         size += sum(num_tokens[s] for s in batch)
-    plan = Plan(work / digest("plan", model, groups, parts)[:16], model, dict(groups), parts)
+    plan = Plan(work / digest("plan", model, groups, parts)[:16], model, dict(groups), parts, batch_tokens)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"model": model, "groups": dict(groups), "parts": parts})
+    text = json.dumps({"model": model, "groups": dict(groups), "parts": parts, "batch_tokens": batch_tokens})
     durable.write(plan.folder / "plan.json", text.encode())
     return plan
 
@@ -80,7 +85,8 @@ def open_plans(work: Path) -> list[Plan]:
     for folder in sorted(work.iterdir()) if work.is_dir() else []:
         if (folder / "plan.json").is_file():
             stored = json.loads((folder / "plan.json").read_text())
-            plans.append(Plan(folder, stored["model"], stored["groups"], stored["parts"]))
+            batch_tokens = stored.get("batch_tokens", math.inf)  # plans of before it was stored are planned anew, their parts kept
+            plans.append(Plan(folder, stored["model"], stored["groups"], stored["parts"], batch_tokens))
         elif folder.is_dir():
             shutil.rmtree(folder)
     return plans

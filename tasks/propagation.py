@@ -88,8 +88,8 @@ def make_directions(
     )  # fmt: skip
     adapt_digest, adapt, adapt_details = get(
         "adapt",
-        identities.propagation_adapt_key(config, models.scoring_digest, validation.as_objective(config.preference.beta, models.reference_digest)),
-        settings, lambda path: save(*_adapt(config, models, validation, path)),
+        identities.adapt_key(config, models.scoring_digest, validation.as_objective(config.preference.beta, models.reference_digest)),
+        settings, lambda path: make_adaptation(config, models, validation, path, save),
     )  # fmt: skip
     stab_digest, stab, stab_details = get(
         "stab", identities.propagation_stab_key(fisher_digest, models.scoring_digest, models.reference_digest), settings,
@@ -141,7 +141,19 @@ def _fisher(config: Configuration, reference: Path, training: Sequence[Sequence_
     return fisher, {"num_texts": len(texts), "num_sampled_tokens": sum(len(positions) for _, positions in texts)}, path
 
 
-def _adapt(config: Configuration, models: Models, validation: Snapshot, path: Path) -> Tensors:
+def make_adaptation(config: Configuration, models: Models, validation: Snapshot, path: Path, save: Save) -> Made:
+    """Make G, the gradient of the loss on the validation set with respect to the last blocks, and save it.
+
+    Args:
+        config: last blocks, scope and device.
+        models: the scoring model and the reference.
+        validation: the validation set.
+        path: file to write.
+        save: writes it.
+
+    Returns:
+        (content digest, details).
+    """
     from models.blocks import block_scope
     from models.reference import load_model, resolve_device
 
@@ -150,7 +162,7 @@ def _adapt(config: Configuration, models: Models, validation: Snapshot, path: Pa
     gradient, details = objective_gradient(config, models, model, validation, scope)
     sizes = {n: p.numel() for n, p in model.named_parameters()}
     covered = sum(sizes[n] for n in scope) / sum(sizes.values())
-    return gradient, {**details, "covered_parameters": covered}, path
+    return save(gradient, {**details, "covered_parameters": covered}, path)
 
 
 def _stab(models: Models, fisher: Path, path: Path) -> Tensors:

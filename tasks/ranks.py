@@ -1,11 +1,16 @@
 """Which of several training processes this one is: `accelerate launch` and `torchrun` say so in the environment."""
 
 import os
+from datetime import timedelta
 
 from models.settings import ModelSettings
 
 _SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 """How `accelerate launch` tells its processes that weights are to be sharded."""
+
+
+_TIMEOUT_S = 1800.0
+"""How long processes wait for one another at most; what transformers takes unless it is told otherwise."""
 
 
 def rank() -> int:
@@ -43,6 +48,36 @@ def refuse_sharded() -> None:
                 "process. Launch it with data parallelism alone: answer NO to it in `accelerate config`, or `torchrun --nproc_per_node N "
                 "-m flows.cli train CONFIG`; models that do not fit on one device: docs/scale.md"
             )
+
+
+def require_same(plans: str, settings: ModelSettings) -> None:
+    """Connect with the other processes and compare what each is about to do; nothing where there are none.
+
+    Each process opens the warehouse for itself, so one that starts a moment later may find another release. Without a comparison it would
+    train on another mask, or find the training done and leave the others waiting.
+
+    Args:
+        plans: what this process is about to do, in words that are shown.
+        settings: says which device this is on.
+
+    Raises:
+        ValueError: the processes are about to do different things.
+    """
+    if world_size() == 1:
+        return
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    from models.reference import resolve_device
+
+    PartialState(cpu=resolve_device(settings.device).type == "cpu", timeout=timedelta(seconds=_TIMEOUT_S))
+    told = gather_object([plans])
+    if len(set(told)) > 1:
+        each = "; ".join(f"process {number} {one}" for number, one in enumerate(told))
+        raise ValueError(
+            f"the processes of this training do not agree: {each}. A release was written while they started, or they were given different "
+            "configurations or folders: start all of them again, on the same ones, when no other run is writing"
+        )
 
 
 def leave() -> None:

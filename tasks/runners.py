@@ -61,7 +61,7 @@ class Shard:
     @property
     def plan(self) -> Plan:
         """The plan as far as a worker needs it: where its parts go."""
-        return Plan(self.folder, self.model, self.groups, [])
+        return Plan(self.folder, self.model, self.groups, [], 0)
 
     @property
     def parts_file(self) -> Path:
@@ -104,10 +104,11 @@ def score_shard(shard: Shard) -> ShardReceipt:
     Returns:
         what was done.
     """
-    key = (shard.setup.ids, shard.model, tuple(sorted(shard.groups)))
+    setup = shard.setup  # its folds have the same identities, and differ in their directions alone
+    key = (setup.ids, setup.adapt, setup.stab, shard.model, tuple(sorted(shard.groups)))
     if key not in _loaded:
         _loaded.clear()  # the old model goes before the new one comes
-        _loaded[key] = load_scorer(shard.config, shard.setup, shard.model, shard.groups)
+        _loaded[key] = load_scorer(shard.config, setup, shard.model, shard.groups)
     return score_missing(shard, _loaded[key])
 
 

@@ -64,11 +64,20 @@ class Run:
 
 @cache
 def git_sha() -> str | None:
-    """Return the commit of this code, with a plus sign when files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
+    """Return the commit of this code, with a plus sign when files differ from it; None outside a checkout.
+
+    Installed code may lie below another project's checkout, in its virtual environment: that commit says nothing of this code.
+    """
+    folder = Path(__file__).resolve().parents[1]
     try:
-        sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)  # ruff: ignore[start-process-with-partial-path]
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True)  # ruff: ignore[start-process-with-partial-path]
+        top, sha, dirty = (
+            _git(folder, *command) for command in (("rev-parse", "--show-toplevel"), ("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return sha.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return sha + ("+" if dirty else "") if Path(top).resolve() == folder else None
+
+
+def _git(folder: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True)  # ruff: ignore[start-process-with-partial-path]
+    return done.stdout.strip()

@@ -140,9 +140,11 @@ def _score_group(
     scorer = None if shared else _load(run, setup, model, groups)
     budget = run.config.scoring.batch_tokens
     while lengths:
-        plan = next((p for p in open_plans(work) if p.groups == groups and _remaining(p) == set(lengths)), None)
+        stored = (p for p in open_plans(work) if p.groups == groups and p.batch_tokens <= budget and _remaining(p) == set(lengths))
+        plan = next(stored, None)
         if plan is None:
-            plan = make_plan(work, model, groups, plan_batches(lengths.items(), budget), lengths, run.config.scoring.part_tokens)
+            batches = plan_batches(lengths.items(), budget)
+            plan = make_plan(work, model, groups, batches, lengths, run.config.scoring.part_tokens, budget)
         try:
             if scorer is None:
                 _share_plan(warehouse, run, setup, plan, state)

@@ -184,13 +184,13 @@ def mask(run: Run, policy: str) -> policies.MaskReceipt:
 
 
 @once
-def release(run: Run) -> tuple[str, bool]:
+def release(run: Run, *, brings_data: bool) -> tuple[str, bool]:
     """Write a release for readers when anything changed.
 
     Returns:
         (release_id, whether it was written now).
     """
-    found, written = write_release(run.config.warehouse_folder, run.config.warehouse.keep_releases)
+    found, written = write_release(run.config.warehouse_folder, run.config.warehouse.keep_releases, brings_data=brings_data)
     return found.release_id, written
 
 

@@ -46,17 +46,16 @@ def plan(config: Configuration, reader: Reader) -> list[Line]:
         a line per stage.
     """
     train, validation = _read(config, config.data.train), _read(config, config.data.validation)
-    stored = {str(row[0]) for row in reader.run("status/snapshot_ids", snapshot_id=reader.pointer("snapshot")).fetchall()}
-    added, removed = len(set(train.example_ids) - stored), len(stored - set(train.example_ids))
-    lines = [
-        (
-            "ingest",
-            f"{added:,} new and {removed:,} removed examples, {len(train.example_ids) - added:,} as before; {train.num_rejected:,} bad rows",
-        )
-    ]
+    lines = [("ingest", _ingest(reader, train, "snapshot"))]
+    evaluated: list[str] = []
+    if config.data.evaluation is not None:
+        evaluation = _read(config, config.data.evaluation)
+        evaluated = evaluation.example_ids
+        there = reader.pointer("evaluation") == evaluation.snapshot_id
+        lines.append(("ingest, evaluation set", "unchanged" if there else _ingest(reader, evaluation, "evaluation")))
     how = identities.tokenization(reader, config)
     known = {str(row[0]) for row in reader.run("status/tokenized_ids", tokenization_id=how.tokenization_id).fetchall()}
-    fresh = [e for e in {*train.example_ids, *validation.example_ids} if e not in known]
+    fresh = [e for e in {*train.example_ids, *validation.example_ids, *evaluated} if e not in known]
     lines.append(("tokenize", f"{len(fresh):,} examples"))
     made, ids, held_out = _directions(config, reader, how, None if set(fresh) & set(validation.example_ids) else validation.example_ids)
     lines.append(("directions", ", ".join(made) if made else "nothing to make"))
@@ -79,6 +78,13 @@ def _read(config: Configuration, settings: SourceSettings) -> _Data:
     except TooManyRejectedRows as error:
         ingested = error.ingested
     return _Data(snapshot_identity(ingested), ingested.examples["example_id"].to_list(), len(ingested.rejected), ingested.kind)
+
+
+def _ingest(reader: Reader, data: _Data, current: str) -> str:
+    """Compare a data set with its snapshot that is the current one under a name."""
+    stored = {str(row[0]) for row in reader.run("status/snapshot_ids", snapshot_id=reader.pointer(current)).fetchall()}
+    added, removed = len(set(data.example_ids) - stored), len(stored - set(data.example_ids))
+    return f"{added:,} new and {removed:,} removed examples, {len(data.example_ids) - added:,} as before; {data.num_rejected:,} bad rows"
 
 
 def _directions(
@@ -113,8 +119,7 @@ def _directions(
     adapt_key, rows = None, []
     if scoring is not None and validation is not None:
         rows = reader.run("status/validation_sequences", tokenization_id=how.tokenization_id, example_ids=list(validation)).fetchall()
-        make_key = identities.propagation_adapt_key if by_propagation else identities.adapt_key
-        adapt_key = make_key(config, scoring, identities.objective(rows, config.preference.beta, reference))
+        adapt_key = identities.adapt_key(config, scoring, identities.objective(rows, config.preference.beta, reference))
     adapt = find("adaptation direction", adapt_key)
     if by_propagation:
         fisher = find("token-level Fisher", identities.token_fisher_key(config, reference, how.tokenization_id))

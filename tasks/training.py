@@ -4,16 +4,17 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.training_settings import TrainingSettings
 from tasks import identities
 from tasks.adapters import load_start
 from tasks.measures import Measure
-from tasks.ranks import leave, rank, refuse_sharded, take_device, world_size
+from tasks.ranks import leave, rank, refuse_sharded, require_same, take_device, world_size
 from tasks.runs import Run
 from tasks.settings import Configuration
 from tasks.training_plan import TrainingPlan, plan_training
@@ -26,10 +27,16 @@ from warehouse.release import Release, opened, write_release
 from warehouse.stream import Cursor, MaskedStream
 from warehouse.write import write_training
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 logger = logging.getLogger("alphatoken")
 
 WAIT_FOR_WRITER_S = 24 * 3600.0
 """How long a finished training waits to note its result while another run writes."""
+
+_SECONDS = "TrainSeconds"
+"""Key of the seconds trained in the trainer's state, which is saved with every checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -64,40 +71,51 @@ def train(run: Run, policy: str, report: Callable[[str, int, int], None], *, kee
         what was trained, or what was there.
 
     Raises:
-        ValueError: the release does not fit the configuration, the mask not the loss, or weights were to be sharded over processes.
+        ValueError: the release does not fit the configuration, the mask not the loss, weights were to be sharded over processes, or these
+            do not agree on the training.
     """
     refuse_sharded()
     take_device(run.config.model)
     with opened(run.config.warehouse_folder) as (con, release):
         plan = plan_training(run, Queries(con), policy)
-        if plan.done is not None or (plan.is_noted and not keep_model):
+        is_done = plan.done is not None or (plan.is_noted and not keep_model)
+        what = f"has training {plan.training_id[:12]} {'behind' if is_done else 'before'} it, from release {release.release_id}"
+        require_same(what, run.config.model)
+        if is_done:
+            leave()
             metrics = Queries(con).run("training/final_metrics", training_id=plan.training_id).fetchall()
             return TrainingReceipt(plan.training_id, policy, str(plan.done or "not kept"), False, dict(metrics))
-        settings = run.config.training
-        stream = MaskedStream(
-            con,
-            plan.mask_id,
-            batch_size=settings.batch_size,
-            bucket_window=settings.bucket_window,
-            seed=settings.seed,
-            rank=rank(),
-            world_size=world_size(),
-            release_folder=release.folder,
-        )
-        if stream.has_pairs and run.config.preference.loss == "dpo" and not stream.keeps_every_token:
-            raise ValueError(
-                f"preference.loss is 'dpo', which learns from every response token, but the mask of policy {policy!r} leaves some out or weighs "
-                "them; train with `--policy full`, or set preference.loss to token_weighted or masked_margin"
-            )
-        checkpoint, metrics_at = _fit(run, plan, stream, policy, report)
+        checkpoint, metrics_at = _fit(run, plan, _stream(run, con, plan, policy, release), policy, report)
+        leave()  # before the first waits for the writer's lock, for which the others have no patience
         if rank() == 0:
             note_training(run, plan, policy, release, checkpoint, metrics_at)
             if not keep_model:
                 shutil.rmtree(checkpoint.parent)
-        leave()
     final = {f"{name}_before": value for (step, name), value in metrics_at.items() if step == 0}
     final |= {name: value for (step, name), value in metrics_at.items() if step > 0 and (name == "train_seconds" or name[:6] != "train_")}
     return TrainingReceipt(plan.training_id, policy, str(checkpoint), True, final)
+
+
+def _stream(run: Run, con: "DuckDBPyConnection", plan: TrainingPlan, policy: str, release: Release) -> MaskedStream:
+    """Open this process's share of the masked batches.
+
+    Returns:
+        the stream.
+
+    Raises:
+        ValueError: the mask does not fit the loss.
+    """
+    settings = run.config.training
+    stream = MaskedStream(
+        con, plan.mask_id, batch_size=settings.batch_size, bucket_window=settings.bucket_window, seed=settings.seed, rank=rank(),
+        world_size=world_size(), release_folder=release.folder,
+    )  # fmt: skip
+    if stream.has_pairs and run.config.preference.loss == "dpo" and not stream.keeps_every_token:
+        raise ValueError(
+            f"preference.loss is 'dpo', which learns from every response token, but the mask of policy {policy!r} leaves some out or weighs "
+            "them; train with `--policy full`, or set preference.loss to token_weighted or masked_margin"
+        )
+    return stream
 
 
 def num_steps(settings: TrainingSettings, num_batches: int) -> int:
@@ -133,7 +151,7 @@ def _fit(
         lora = settings.lora
         model = with_lora(model, lora.rank, lora.alpha, lora.dropout, lora.target_modules, seed=settings.seed)
     arguments = training_arguments(run, folder / "checkpoints", steps)
-    trainer = _trainer(run, stream, model, arguments, progress_callback(f"training ({policy})", report))
+    trainer = _trainer(run, stream, model, arguments, [seconds_callback(), progress_callback(f"training ({policy})", report)])
     trainer.remove_callback(PrinterCallback)  # the log goes to training_metrics, not to the terminal
     last = last_checkpoint(folder / "checkpoints")
     if last is not None:
@@ -146,7 +164,7 @@ def _fit(
     }
     metrics |= {(steps, name): value for name, value in measure(trainer.model).items()}
     per_epoch = stream.num_supervised_tokens
-    metrics |= {(steps, "supervised_tokens_per_epoch"): float(per_epoch), (steps, "train_seconds"): _seconds(trainer)}
+    metrics |= {(steps, "supervised_tokens_per_epoch"): float(per_epoch), (steps, "train_seconds"): _seconds(trainer.state)}
     save_final(trainer, tokenizer, folder / "model")
     return folder / "model", metrics
 
@@ -158,7 +176,7 @@ def _load_reference(run: Run) -> Any:
     return load_model(identities.reference_folder(run.config), resolve_device(run.config.model.device))
 
 
-def _trainer(run: Run, stream: MaskedStream, model: Any, arguments: Any, callback: Any) -> Any:
+def _trainer(run: Run, stream: MaskedStream, model: Any, arguments: Any, callbacks: list[Any]) -> Any:
     """Make the trainer that the kind of data asks for."""
     from models.preference_trainer import PreferenceTrainer
     from models.trainer import MaskedTrainer
@@ -166,8 +184,8 @@ def _trainer(run: Run, stream: MaskedStream, model: Any, arguments: Any, callbac
     common = (model, arguments, _micro_batches(stream), stream.num_supervised_tokens, stream.num_batches)
     first = run.config.training.skip_batches
     if stream.has_pairs:
-        return PreferenceTrainer(*common, run.config.preference, first_batch=first, callbacks=[callback])
-    return MaskedTrainer(*common, first_batch=first, callbacks=[callback])
+        return PreferenceTrainer(*common, run.config.preference, first_batch=first, callbacks=callbacks)
+    return MaskedTrainer(*common, first_batch=first, callbacks=callbacks)
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -176,8 +194,9 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if whole else None
 
 
-def _seconds(trainer: Any) -> float:
-    return float(next((e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), 0.0))
+def _seconds(state: Any) -> float:
+    """Read how long a training has run, by its trainer's state: the stretches before its checkpoint counted in."""
+    return float(state.stateful_callbacks.get(_SECONDS, {}).get("attributes", {}).get("seconds", 0.0))
 
 
 def _micro_batches(stream: MaskedStream) -> Callable[[int], Iterator[dict[str, Any]]]:
@@ -217,6 +236,28 @@ def tell_if_rounds_are_alike(config: Configuration, policy: str | None) -> None:
         )
 
 
+def seconds_callback() -> Any:
+    """Make a callback of transformers that adds up how long a training runs, in its state, so that a resumed one goes on counting."""
+    from transformers import TrainerCallback
+
+    class Count(TrainerCallback):  # type: ignore[misc]  # transformers ships without usable types
+        """Counts seconds."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Take over what the checkpoint says."""
+            self._began = time.monotonic() - _seconds(state)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Note the seconds, before a checkpoint is written."""
+            state.stateful_callbacks[_SECONDS] = {"args": {}, "attributes": {"seconds": time.monotonic() - self._began}}
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Count the last checkpoint in."""
+            self.on_step_end(args, state, control)
+
+    return Count()
+
+
 def progress_callback(what: str, report: Callable[[str, int, int], None]) -> Any:
     """Make a callback of transformers that tells about steps and keeps its log off the terminal."""
     from transformers import TrainerCallback
@@ -245,6 +286,6 @@ def note_training(
                 [(step, name, value) for (step, name), value in sorted(metrics.items())], run.run_id,
             )  # fmt: skip
             runs.finish(warehouse, run.run_id, "completed", {"steps": max(step for step, _ in metrics)}, None)
-        write_release(config.warehouse_folder, config.warehouse.keep_releases)
+        write_release(config.warehouse_folder, config.warehouse.keep_releases, brings_data=False)
     if (reason := held(config.warehouse_folder)) is not None:
-        logger.warning("the training is noted and comes with the next release, which a data alert keeps back: %s", reason)
+        logger.warning("the training is noted and comes with the next release, which is kept back: %s", reason)

@@ -30,6 +30,8 @@ _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of a file (btrfs, xfs, ...) instead of copying them."""
 
 
+_ANNOUNCED = "announced"
+
 _numbers = itertools.count()
 """Of the marks of this process."""
 
@@ -56,6 +58,11 @@ class Release:
     def database(self) -> Path:
         """The DuckDB file."""
         return self.folder / DATABASE
+
+    @property
+    def announced(self) -> Path:
+        """The file that is there once those who wait for new data have been told of it, so that a run killed before that is made up for."""
+        return self.folder / _ANNOUNCED
 
     def age_s(self) -> float:
         """Return the time since it was written, in seconds."""
@@ -148,7 +155,7 @@ def _read(folder: Path) -> Release:
     return Release(manifest["release_id"], folder, datetime.fromisoformat(manifest["created_at"]))
 
 
-def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
+def write_release(folder: Path, keep: int, *, brings_data: bool = True) -> tuple[Release, bool]:
     """Copy the closed, checkpointed warehouse to a new release and make it current.
 
     Call it while holding the writer's lock, with no connection open. While the state is held back by a data alert, nothing is written.
@@ -156,6 +163,7 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
     Args:
         folder: the warehouse's folder.
         keep: releases kept, the new one included; those that a reader names stay, too.
+        brings_data: whether there may be something new to train on; where not, nobody waits for it who was told of the one before.
 
     Returns:
         (the current release, whether it was written now).
@@ -180,6 +188,8 @@ def write_release(folder: Path, keep: int) -> tuple[Release, bool]:
         _copy(folder / DATABASE, partial / DATABASE)
         manifest = {"release_id": release_id, "created_at": datetime.now(UTC).isoformat(), "num_bytes": (partial / DATABASE).stat().st_size}
         durable.write(partial / "manifest.json", json.dumps(manifest).encode())
+        if not brings_data and pointer.is_file() and current_release(folder).announced.is_file():
+            (partial / _ANNOUNCED).touch()
         partial.rename(target)
         durable.sync(releases)  # before CURRENT names it
     durable.write(pointer, release_id.encode())

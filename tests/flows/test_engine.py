@@ -62,6 +62,28 @@ def test_selftest_measures_four_ways_and_leaves_what_value_would_make(valued):
     assert valued.value().wrote_release is False
 
 
+@pytest.mark.parametrize("fault", [None, ValueError("nothing to check")])
+def test_a_selftest_that_wrote_something_is_noted_as_ended_and_releases_nothing(project, monkeypatch, fault):
+    from models.selftest import Check
+    from tasks import selftest
+
+    def checked(*_):
+        if fault is not None:
+            raise fault
+        return [Check("one", "largest difference", 0.0, 1e-5, True), Check("two", "largest difference", 1.0, 1e-5, False)]
+
+    monkeypatch.setattr(selftest, "selftest", checked)
+    if fault is None:
+        flow.self_test(str(project.config), ())
+    else:
+        with pytest.raises(ValueError, match="nothing to check"):
+            flow.self_test(str(project.config), ())
+    ((state, counts, error),) = project.live("SELECT state, counts, error FROM record.runs WHERE flow = 'self_test'")
+    assert (state, error) == (("completed", None) if fault is None else ("failed", "ValueError: nothing to check"))
+    assert (None if counts is None else json.loads(counts)) == (None if fault else {"checks": {"num_passed": 1, "num_failed": 1}})
+    assert not list(project.warehouse.glob("releases/*/*.duckdb"))
+
+
 def test_selftest_of_a_model_that_moves_information_outside_attention_says_no(valued, monkeypatch, capsys):
     import sys
 

@@ -11,6 +11,7 @@ from models.directions import validation_gradient
 from models.reference import load_model
 from models.scoring import Scorer
 from tasks.identities import FOLDS, folds
+from tests.flows.test_value_propagation import PROPAGATION
 from tests.flows.world import Project, purchases, stored, write_rows
 
 AUTO = "policy.auto.keep=auto"
@@ -149,6 +150,25 @@ def test_of_a_validation_set_of_pairs_the_chosen_responses_are_compared_with(tem
     with Reader(project.warehouse) as reader:
         lines = dict(plan(load(project.config, [default]), reader))
     assert (lines["mask default"], lines["score, validation set"]) == ("unchanged", "nothing: 0 tokens")
+
+
+def test_folds_are_made_over_what_the_estimator_values(template, tmp_path):
+    """Under `value_propagation` directions cover the last blocks alone; its scorer refuses any other."""
+    from models.directions import load_tensors
+    from tasks.settings import load
+    from tasks.status import plan
+    from warehouse.read import Reader
+
+    project, settings = Project.copy_of(template, tmp_path / "project"), (*PROPAGATION, AUTO)
+    write_rows(project.folder / "validation.jsonl", purchases(77, 14))
+    project.value(*settings)
+    assert len(held_out_of(project)) > 2 * FOLDS
+    made = {kind: project.warehouse / path for kind, path in project.live("SELECT kind, path FROM record.artifacts")}
+    assert set(load_tensors(made["held_out"])) == set(load_tensors(made["adapt"]))
+    with Reader(project.warehouse) as reader:
+        lines = dict(plan(load(project.config, settings), reader))
+    assert (lines["directions"], lines["score, validation set"]) == ("nothing to make", "nothing: 0 tokens")
+    assert lines["mask auto"] == "unchanged"
 
 
 def test_a_small_validation_set_is_told(template, tmp_path):

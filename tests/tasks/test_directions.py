@@ -46,6 +46,21 @@ def test_artefact_that_is_gone_is_made_again_with_the_same_content(valued, told,
     assert stored(valued) == values
 
 
+def test_a_warm_up_that_was_altered_is_refused_and_made_again_by_a_refresh(valued):
+    from safetensors.torch import load_file, save_file
+
+    before, values = artefacts(valued), stored(valued)
+    weights = valued.warehouse / before["warmup"][1] / "model.safetensors"
+    whole = weights.read_bytes()
+    save_file({name: t * 1.01 for name, t in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"is not the warm-up that was pinned: .* expected {before['warmup'][0]}; .*--refresh-scoring"):
+        valued.value()
+    assert valued.value(refresh=True).counts["directions"]["num_made"] == len(KINDS)
+    assert weights.read_bytes() == whole
+    assert (artefacts(valued), stored(valued)) == (before, values)
+    assert {p.name for p in (valued.warehouse / "artifacts").iterdir()} == {path.split("/")[1] for _, path in before.values()}
+
+
 def test_what_a_killed_run_left_of_an_artefact_is_not_used(project, valued_once):
     left = project.warehouse / "artifacts" / ".warmup-partial"
     left.mkdir(parents=True)

@@ -96,20 +96,19 @@ def test_settings_of_value_propagation_change_its_values_and_artefacts_and_none_
             "fisher": identities.fisher_key(config, "r", "x"),
             "adapt": identities.adapt_key(config, "s", ["a"]),
             "token_fisher": identities.token_fisher_key(config, "r", "t"),
-            "G": identities.propagation_adapt_key(config, "s", ["a"]),
         }
 
     values = {"adapt_values_id", "stab_values_id"}
     for setting, made in {
-        "last_blocks": {"token_fisher", "G"}, "window": set(), "fisher_sequences": {"token_fisher"}, "fisher_prompt_tokens": {"token_fisher"},
+        "last_blocks": {"token_fisher", "adapt"}, "window": set(), "fisher_sequences": {"token_fisher"}, "fisher_prompt_tokens": {"token_fisher"},
         "fisher_sampled_tokens": {"token_fisher"}, "seed": {"token_fisher"},
     }.items():  # fmt: skip
         config = propagating(**{setting: 5})
         assert changed(all_ids(propagating()), all_ids(config)) == (values if setting in {"last_blocks", "window"} else set()), setting
         assert changed(keys(propagating()), keys(config)) == made, setting
         exact = configured(scoring={"propagation": {setting: 5}})
-        assert all_ids(exact) == all_ids(configured())
-    assert identities.propagation_adapt_key(configured(), "s", ["a"]) != identities.adapt_key(configured(), "s", ["a"])
+        assert (all_ids(exact), keys(exact)["adapt"]) == (all_ids(configured()), keys(configured())["adapt"])
+    assert identities.adapt_key(propagating(), "s", ["a"]) != identities.adapt_key(configured(), "s", ["a"])
     assert identities.propagation_stab_key("f", "s", "r") != identities.stab_key(configured(), "f", "s", "r")
     assert identities.token_fisher_key(configured(), "r", "other") != identities.token_fisher_key(configured(), "r", "t")
     before = all_ids(propagating())

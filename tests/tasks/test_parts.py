@@ -1,5 +1,7 @@
 """Laws of tasks/parts.py: what is finished is read back as it was written, what is not does not look as if it were."""
 
+import json
+import math
 import os
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ BATCHES = [["s0", "s1"], ["s2"], ["s3", "s4", "s5"], ["s6"], ["s7", "s8"]]
 
 
 def plan_in(work, *, part_tokens=30, batches=BATCHES, model="scoring", groups=None):
-    return make_plan(work, model, groups or {"adapt": "A", "signals": "G"}, batches, LENGTHS, part_tokens)
+    return make_plan(work, model, groups or {"adapt": "A", "signals": "G"}, batches, LENGTHS, part_tokens, 30)
 
 
 def rows(*sequence_ids):
@@ -27,6 +29,13 @@ def rows(*sequence_ids):
 def test_a_plan_is_read_back_as_it_was_stored(tmp_path):
     plans = [plan_in(tmp_path), plan_in(tmp_path, model="reference", groups={"ref_signals": "R"})]
     assert sorted(open_plans(tmp_path), key=lambda p: p.model) == sorted(plans, key=lambda p: p.model)
+
+
+def test_a_plan_of_before_its_budget_was_stored_fits_no_budget(tmp_path):
+    file = plan_in(tmp_path).folder / "plan.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "batch_tokens"}))
+    (plan,) = open_plans(tmp_path)
+    assert plan.batch_tokens == math.inf
 
 
 def test_batches_keep_their_order_and_a_part_ends_when_it_has_its_tokens(tmp_path):

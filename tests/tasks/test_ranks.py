@@ -1,4 +1,10 @@
-"""Laws of tasks/ranks.py: who is who among processes, and no launcher's wish is dropped without a word."""
+"""Laws of tasks/ranks.py: who is who among processes, they train the same, and no launcher's wish is dropped without a word."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +21,48 @@ def test_a_launcher_says_which_process_this_is(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert (ranks.rank(), ranks.world_size()) == (3, 8)
+
+
+TWO = """
+import sys
+from models.settings import ModelSettings
+from tasks import ranks
+
+settings = ModelSettings(reference="unused", device="cpu")
+ranks.require_same("has training A before it", settings)
+print("agreed", flush=True)
+try:
+    ranks.require_same(f"has training {'AB'[ranks.rank()]} before it", settings)
+finally:
+    ranks.leave()
+"""
+
+
+@pytest.mark.timeout(300)
+def test_processes_that_are_about_to_train_different_things_all_stop_and_say_so():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO], cwd=Path(__file__).parents[2], env=os.environ | common | {"RANK": number, "LOCAL_RANK": number},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in "01"
+    ]  # fmt: skip
+    for one in running:
+        out, err = one.communicate(timeout=250)
+        assert (one.returncode, out) == (1, "agreed\n")
+        assert "do not agree: process 0 has training A before it; process 1 has training B before it. " in err
+        assert "start all of them again" in err
+
+
+def test_a_process_alone_has_nobody_to_agree_with(monkeypatch):
+    from models.settings import ModelSettings
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ranks.require_same("anything", ModelSettings(reference="unused", device="cpu"))
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])

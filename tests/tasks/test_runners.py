@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_a_killed_shared_run_goes_on_with_the_parts_that_are_there_in_any_order(
     from warehouse.write import PART_SCHEMAS
 
     lengths = {full(f"s{n}"): 10 for n in range(4)}
-    plan = make_plan(tmp_path / "work", "reference", {"ref_signals": "r"}, [[s] for s in lengths], lengths, 10)
+    plan = make_plan(tmp_path / "work", "reference", {"ref_signals": "r"}, [[s] for s in lengths], lengths, 10, 10)
     for number in (0, 2):
         rows = pa.Table.from_pylist(
             [{"sequence_id": full(f"s{number}"), "loss": [1.0], "entropy": [1.0]}], schema=PART_SCHEMAS["reference"]
@@ -143,6 +144,18 @@ def test_a_killed_shared_run_goes_on_with_the_parts_that_are_there_in_any_order(
         assert json.loads((plan.folder / "committed").read_text()) == [0, 2]
         committed = warehouse.con.execute("SELECT record.hex_id(sequence_id) FROM record.signal_values ORDER BY ALL").fetchall()
         assert short(committed) == [("s0",), ("s2",)]
+
+
+def test_a_worker_loads_again_for_another_direction_under_the_same_identities(monkeypatch):
+    """The folds of a validation set have the identities in common."""
+    loaded = []
+    monkeypatch.setattr(runners, "_loaded", {})
+    monkeypatch.setattr(runners, "load_scorer", lambda config, setup, model, groups: loaded.append(setup.adapt) or setup.adapt)
+    monkeypatch.setattr(runners, "score_missing", lambda shard, scorer: scorer)
+    for adapt in ("one", "one", "other"):
+        setup = SimpleNamespace(ids="the same", adapt=Path(adapt), stab=Path("stab"))
+        assert runners.score_shard(runners.Shard(None, setup, Path(), "scoring", {"adapt": "A"}, 0)) == Path(adapt)
+    assert loaded == [Path("one"), Path("other")]
 
 
 RAY_RUN = """

@@ -81,6 +81,30 @@ def test_parts_finished_before_memory_ran_out_are_kept(project, valued_once, sco
     assert not finished & {ids for call in calls[6:10] for ids in call}
 
 
+def test_fewer_tokens_per_batch_than_a_killed_run_had_plan_what_it_left_anew(project, valued_once, scorer, monkeypatch):
+    """What the operating system kills for memory raises nothing: the user lowers the budget, and the next run must heed it."""
+    calls, score = [], scorer.score
+
+    def killed(self, token_ids, response_positions):
+        calls.append(token_ids)
+        if len(calls) == 6:
+            raise RuntimeError("as if killed")
+        return score(self, token_ids, response_positions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "score", killed)
+        with pytest.raises(RuntimeError, match="as if killed"):
+            project.value()
+    assert max(len(ids) * max(map(len, ids)) for ids in calls) > 128
+    num_finished = sum(map(len, calls[:4]))  # two parts of two batches
+    later = []
+    monkeypatch.setattr(scorer, "score", lambda self, ids, positions: later.append(ids) or score(self, ids, positions))
+    project.value("scoring.batch_tokens=128")
+    assert max(len(ids) * max(map(len, ids)) for ids in later) <= 128
+    assert sum(map(len, later)) == 2 * 40 - num_finished  # nothing twice
+    assert_same_values(stored(project), stored(valued_once))
+
+
 def test_sequence_that_never_fits_names_the_setting_to_lower(project, scorer, monkeypatch):
     with monkeypatch.context() as patch:
         out_of_memory_above(scorer, patch, 0)

@@ -37,6 +37,11 @@ def revalidated(project):
     return []
 
 
+def reevaluated(project):
+    write_rows(project.folder / "evaluation.jsonl", purchases(78, 5))
+    return []
+
+
 def refished(_):
     return ["scoring.fisher.num_sequences=9"]
 
@@ -114,7 +119,7 @@ def with_a_checkpoint(project):
 
 
 CHANGES = [
-    unchanged, updated, revalidated, refished, refished_as_in_the_paper, rescoped, resourced, unretained, retyped,
+    unchanged, updated, revalidated, reevaluated, refished, refished_as_in_the_paper, rescoped, resourced, unretained, retyped,
     at_reference, rewarmed, retokenized, renoted, repoliced, templated, with_signals, reestimated, with_another_model, with_a_checkpoint,
 ]  # fmt: skip
 
@@ -126,8 +131,11 @@ def test_next_run_does_what_status_says(valued, change):
     plan = told(valued, *overrides)
     assert valued.bytes_of_warehouse() == before
     before, rows_before = sequences(valued), values(valued)
+    evaluation = valued.live("SELECT value FROM record.pointers WHERE name = 'evaluation'")
     done = valued.value(*overrides).counts
 
+    same_evaluation = valued.live("SELECT value FROM record.pointers WHERE name = 'evaluation'") == evaluation
+    assert (plan["ingest, evaluation set"] == "unchanged") == same_evaluation
     assert number(plan["tokenize"], r"([\d,]+) examples") == sequences(valued) - before
     made = [] if plan["directions"] == "nothing to make" else plan["directions"].split(", ")
     assert len(made) == done["directions"]["num_made"]
@@ -154,21 +162,21 @@ def values(project):
 
 
 def sequences(project):
-    """Count tokenized examples under all tokenizations, without the evaluation set, which status leaves out: it costs no model."""
-    return project.live(
-        """
-        SELECT count(DISTINCT (tokenization_id, example_id))
-        FROM record.example_sequences JOIN record.tokenizations USING (tokenization_id) JOIN record.snapshot_examples USING (example_id)
-        JOIN record.snapshots USING (snapshot_id)
-        WHERE role <> 'evaluation'
-        """
-    )[0][0]
+    """Count tokenized examples under all tokenizations."""
+    return project.live("SELECT count(DISTINCT (tokenization_id, example_id)) FROM record.example_sequences")[0][0]
 
 
 def test_bad_rows_beyond_the_allowed_share_do_not_stop_status(valued):
     (valued.folder / "train.jsonl").write_text('{"prompt": "a", "response": "b"}\n' + "no JSON\n" * 3)
     assert "3 bad rows" in told(valued)["ingest"]
     assert "1 new and 40 removed examples" in told(valued)["ingest"]
+
+
+def test_a_changed_evaluation_set_is_told(valued):
+    (valued.folder / "evaluation.jsonl").write_text("".join((valued.folder / "evaluation.jsonl").read_text().splitlines(keepends=True)[2:]))
+    plan = told(valued)
+    assert plan["ingest, evaluation set"] == "0 new and 2 removed examples, 6 as before; 0 bad rows"
+    assert (plan["tokenize"], plan["ingest"][:33]) == ("0 examples", "0 new and 0 removed examples, 40 ")
 
 
 def test_pinned_artefacts_tell_how_far_the_data_moved(valued):

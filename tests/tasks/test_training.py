@@ -1,10 +1,12 @@
 """Laws of tasks/training.py: what identifies a training, the halves of the retention text, which checkpoint is whole."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from tasks import training
 from tasks.runs import Run
 from tasks.settings import load
 from tasks.training import last_checkpoint
@@ -75,6 +77,64 @@ def test_last_checkpoint_is_the_last_whole_one(tmp_path):
         if whole:
             (folder / "trainer_state.json").touch()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_seconds_of_a_resumed_training_are_those_of_all_its_stretches(valued, monkeypatch):
+    from tasks.progress import Progress
+
+    clock = iter(range(0, 1000, 10))  # ten seconds from one look at it to the next
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def stopping(self, what, done, total):
+        if done == 5:
+            raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "steps", stopping)
+        with pytest.raises(RuntimeError, match="stopped"):
+            valued.train("training.save_steps=2")
+    receipt = valued.train("training.save_steps=2")
+    assert receipt.metrics["train_seconds"] == 40 + 2 * 10 + 10  # four steps of the checkpoint, two more, the end
+    assert ("train_seconds", 70.0) in valued.sql("SELECT metric, value FROM training_metrics")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_part_before_the_first_one_waits_for_the_writers_lock(valued, monkeypatch, fails):
+    done, note = [], training.note_training
+
+    def noting(*arguments):
+        done.append("noted")
+        if fails:
+            raise TimeoutError("another run writes")
+        note(*arguments)
+
+    monkeypatch.setattr(training, "leave", lambda: done.append("left"))
+    monkeypatch.setattr(training, "note_training", noting)
+    if fails:
+        with pytest.raises(TimeoutError, match="another run writes"):
+            valued.train("training.max_steps=1")
+    else:
+        valued.train("training.max_steps=1")
+    assert done == ["left", "noted"]
+
+
+def test_what_is_to_be_trained_is_compared_before_a_model_is_loaded(valued, monkeypatch):
+    told = []
+
+    def differ(plans, _):
+        told.append(plans)
+        raise ValueError("the processes do not agree")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "load_start", lambda *_: pytest.fail("a model was loaded"))
+        patch.setattr(training, "require_same", differ)
+        with pytest.raises(ValueError, match="do not agree"):
+            valued.train("training.max_steps=1")
+    receipt = valued.train("training.max_steps=1")
+    monkeypatch.setattr(training, "require_same", lambda plans, _: told.append(plans))
+    assert not valued.train("training.max_steps=1").trained
+    known = receipt.training_id[:12]
+    assert [text.split(" it, ")[0] for text in told] == [f"has training {known} before", f"has training {known} behind"]
 
 
 def test_checkpoint_of_a_project_is_stored_relative_to_it(valued):

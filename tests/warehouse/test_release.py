@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.warehouse import written
 from warehouse import durable
 from warehouse import release as module
 from warehouse.connect import DATABASE, Warehouse
@@ -315,3 +316,19 @@ def test_a_release_that_cannot_be_opened_leaves_no_mark(tmp_path):
     with pytest.raises(DamagedDatabaseError), opened(tmp_path):
         pass
     assert list(made.folder.glob("reader-*")) == []
+
+
+@pytest.mark.parametrize(("brings_data", "told"), [(False, True), (True, False)])
+def test_a_release_without_new_data_needs_no_announcement_where_the_one_before_had_it(tmp_path, brings_data, told):
+    folder = written.make(tmp_path / "wh")
+    for announced in (True, False):  # of the release before
+        before = current_release(folder)
+        if announced:
+            before.announced.touch()
+        with Warehouse(folder) as warehouse, warehouse.transaction():
+            warehouse.point(f"training {announced}", "t")
+        if not announced:
+            before.announced.unlink(missing_ok=True)
+        after, is_new = write_release(folder, 3, brings_data=brings_data)
+        assert is_new
+        assert after.announced.is_file() == (told and announced)
