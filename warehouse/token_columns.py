@@ -57,7 +57,7 @@ class Stored:
     Attributes:
         first_rows: for `contents` and each group of values (`write.GROUPS`), the row of its table before which no sequence lies.
         identities: of each group of values.
-        are_pairs: whether they are of pairs, whose values are weighed by ω.
+        are_pairs: whether there is a β, so that values of pairs are weighed by ω; that of a single response is 1.
     """
 
     first_rows: Mapping[str, int]

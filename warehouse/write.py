@@ -38,7 +38,7 @@ def receipt(warehouse: Warehouse, stage: str, identity: str, num_rows: int, run_
 
 
 def snapshot_identity(ingested: Ingested) -> str:
-    """Digest what a snapshot is: the set of examples with sources, other columns and multiplicities, and how many rows were bad."""
+    """Digest what a snapshot is: the set of examples with sources, other columns and multiplicities, and the rows that were set aside."""
     frame = ingested.examples.select("example_id", "multiplicity", "source", "extra").sort("example_id")
     return digest("snapshot", frame.rows(), ingested.rejected.sort("reason", "raw").select("reason", "raw").rows())
 
